@@ -1,0 +1,259 @@
+"""The data that flows through the project: frozen classes, checked at the door, that compute nothing.
+
+Poses are (x, y, heading) in m and rad at the rear axle. "Global" is the map's projected frame (UTM, m). Arrays that come
+from disk may be read-only memory maps; nobody writes into them.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, Int, Shaped, UInt8
+
+CAMERA_NAMES = ("CAM_F0", "CAM_L0", "CAM_L1", "CAM_L2", "CAM_R0", "CAM_R1", "CAM_R2", "CAM_B0")
+OBJECT_NAMES = ("vehicle", "pedestrian", "bicycle", "traffic_cone", "barrier", "czone_sign", "generic_object")
+"""nuPlan's object names in OpenScene logs; an object's type is its index here. The first three move by themselves."""
+COMMAND_NAMES = ("left", "straight", "right", "unknown")
+LAYER_NAMES = ("lane", "lane_connector", "roadblock", "intersection", "carpark")
+"""Layers of the drivable map that the score distinguishes; a polygon's layer is its index here."""
+SUB_SCORE_NAMES = ("nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc", "ec")
+COLUMN_NAMES = {
+    "nc": "no_at_fault_collisions",
+    "dac": "drivable_area_compliance",
+    "ddc": "driving_direction_compliance",
+    "tlc": "traffic_light_compliance",
+    "ep": "ego_progress",
+    "ttc": "time_to_collision_within_bound",
+    "lk": "lane_keeping",
+    "hc": "history_comfort",
+    "ec": "two_frame_extended_comfort",
+}
+"""Short name -> NAVSIM's column name: the only place that knows both."""
+
+POSES = 8
+"""Poses of a plan at 2 Hz: 0.5 s .. 4.0 s."""
+STEPS = 41
+"""Simulated states of a plan at 10 Hz: 0.0 s .. 4.0 s."""
+HISTORY = 4
+"""Frames of history at 2 Hz, the current one included."""
+
+
+def _check_finite(where: str, name: str, values: np.ndarray) -> None:
+    if not np.isfinite(values).all():
+        raise ValueError(f"{where}: {name} holds values that are not finite")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Polygons:
+    """Many polygons in flat arrays. Polygon i has the rings `ring_start[polygon_start[i]:polygon_start[i + 1] + 1]`.
+
+    Rings are not closed (the first vertex is not repeated). A point is inside by the even-odd rule over all rings of a
+    polygon, which covers holes and multi-polygons alike.
+    """
+
+    vertices: Float[np.ndarray, "vertices 2"]
+    ring_start: Int[np.ndarray, "rings_and_end"]
+    polygon_start: Int[np.ndarray, "polygons_and_end"]
+
+    def __post_init__(self) -> None:
+        if self.ring_start[0] != 0 or self.ring_start[-1] != len(self.vertices):
+            raise ValueError(f"rings cover vertices {self.ring_start[0]}..{self.ring_start[-1]} of {len(self.vertices)}")
+        if self.polygon_start[0] != 0 or self.polygon_start[-1] != len(self.ring_start) - 1:
+            raise ValueError(f"polygons cover rings up to {self.polygon_start[-1]} of {len(self.ring_start) - 1}")
+
+    def __len__(self) -> int:
+        return len(self.polygon_start) - 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Objects:
+    """Annotated road users of one 2 Hz frame. Boxes: x, y, z, length, width, height, heading in the ego frame of that frame."""
+
+    track_tokens: tuple[str, ...]
+    types: Int[np.ndarray, "objects"]
+    boxes: Float[np.ndarray, "objects 7"]
+    velocities: Float[np.ndarray, "objects 3"]
+
+    def __post_init__(self) -> None:
+        if not len(self.track_tokens) == len(self.types) == len(self.boxes) == len(self.velocities):
+            raise ValueError(f"objects: {len(self.track_tokens)} tokens, {len(self.types)} types, {len(self.boxes)} boxes")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Camera:
+    """One picture of one camera: where it lies on disk and how it was taken.
+
+    `rotation` and `translation` take camera points (x right, y down, z forward) to the lidar frame (OpenScene's
+    sensor2lidar_*), `ego_from_lidar` (4, 4) takes those on to the ego frame.
+    """
+
+    name: str
+    path: str
+    intrinsics: Float[np.ndarray, "3 3"]
+    distortion: Float[np.ndarray, "5"]
+    rotation: Float[np.ndarray, "3 3"]
+    translation: Float[np.ndarray, "3"]
+    ego_from_lidar: Float[np.ndarray, "4 4"]
+
+    def __post_init__(self) -> None:
+        if self.name not in CAMERA_NAMES:
+            raise ValueError(f"unknown camera {self.name!r}; known: {', '.join(CAMERA_NAMES)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scene:
+    """One window of a log: history frames (the last of them is "now"), future frames, and the city's map.
+
+    Frame arrays run over history + future; `now` = HISTORY - 1 is the current frame's index. `lane_map` is shared by
+    all scenes of a city (`irlvla.data.maps`, `irlvla.lanes.LaneMap`). `previous` is the frame before the window (0.5 s before
+    its first frame), given only if the log has one; it lets the plan of 0.5 s ago see a full history.
+    """
+
+    token: str
+    log_name: str
+    map_name: str
+    frame_tokens: tuple[str, ...]
+    time_us: Int[np.ndarray, "frames"]
+    ego_poses: Float[np.ndarray, "frames 3"]
+    ego_velocities: Float[np.ndarray, "frames 2"]
+    ego_accelerations: Float[np.ndarray, "frames 2"]
+    commands: Int[np.ndarray, "frames 4"]
+    roadblock_ids: tuple[str, ...]
+    objects: tuple[Objects, ...]
+    traffic_lights: tuple[tuple[tuple[str, bool], ...], ...]
+    cameras: tuple[tuple[Camera, ...], ...]
+    previous_token: str | None
+    lane_map: Any
+
+    def __post_init__(self) -> None:
+        frames = len(self.time_us)
+        if frames < HISTORY:
+            raise ValueError(f"scene {self.token}: {frames} frames, {HISTORY} of history are needed")
+        if self.frame_tokens[HISTORY - 1] != self.token:
+            raise ValueError(f"scene {self.token}: the current frame is {self.frame_tokens[HISTORY - 1]}")
+        if not len(self.frame_tokens) == len(self.objects) == len(self.traffic_lights) == frames:
+            raise ValueError(f"scene {self.token}: frames, objects and traffic lights differ in number")
+        _check_finite(f"scene {self.token}", "ego_poses", self.ego_poses)
+        _check_finite(f"scene {self.token}", "ego_velocities", self.ego_velocities)
+        _check_finite(f"scene {self.token}", "ego_accelerations", self.ego_accelerations)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedScene:
+    """All that scoring one scene needs, precomputed: the counterpart of the devkit's metric cache.
+
+    Everything is global, float64. Time runs at 10 Hz over STEPS. Objects that overlap the ego at t0 are already removed
+    (log-replay traffic), ghosts (seen once) already repeated.
+    """
+
+    token: str
+    log_name: str
+    map_name: str
+    time_us: int
+    ego_state: Float[np.ndarray, "7"]
+    """x, y, heading, vx, vy, ax, ay at t0: rear axle, velocities in the ego frame."""
+    past_time_us: Int[np.ndarray, "4"]
+    past_states: Float[np.ndarray, "4 7"]
+    """Logged states at -1.5, -1.0, -0.5, 0 s (the last is `ego_state`)."""
+    previous_time_us: int
+    """Stamp of the frame before, -1 if the log has none."""
+    previous_state: Float[np.ndarray, "7"]
+    """State at the frame before, zeros if the log has none."""
+    object_types: Int[np.ndarray, "objects"]
+    object_first_speed: Float[np.ndarray, "objects"]
+    """Speed where each object first appears in 0..4 s: what the devkit takes for "track stopped"."""
+    object_boxes: Float[np.ndarray, "41 objects 5"]
+    """x, y, heading, length, width of each box's centre at each step."""
+    object_valid: Bool[np.ndarray, "41 objects"]
+    red_polygons: Polygons
+    """Lane connectors of the raw route that are red at some step."""
+    red_valid: Bool[np.ndarray, "41 reds"]
+    map_polygons: Polygons
+    """The drivable map: everything within the 200 m square around the ego centre."""
+    map_layers: Int[np.ndarray, "polygons"]
+    map_on_route: Bool[np.ndarray, "polygons"]
+    """Lanes and lane connectors whose id is in the corrected route's lanes."""
+    centerline: Float[np.ndarray, "points 3"]
+    reference_poses: Float[np.ndarray, "51 3"]
+    """PDM-Closed's (unsimulated) plan, 0..5 s."""
+    human_poses: Float[np.ndarray, "8 3"]
+    """The logged future in the ego frame at 0.5 .. 4.0 s."""
+    reference_progress: float
+    """Raw progress of the simulated PDM-Closed plan along the centerline, m."""
+    reference_multiplier: float
+    """NC * DAC * DDC * TLC of that plan: EP ignores the reference where it is 0."""
+    human_zero: Bool[np.ndarray, "8"]
+    """Which of nc dac ddc tlc ep ttc lk hc are 0 for the human plan: the human filter sets these to 1."""
+
+    def __post_init__(self) -> None:
+        where = f"scene {self.token}"
+        _check_finite(where, "ego_state", self.ego_state)
+        _check_finite(where, "centerline", self.centerline)
+        _check_finite(where, "human_poses", self.human_poses)
+        if len(self.centerline) < 2:
+            raise ValueError(f"{where}: the centerline has {len(self.centerline)} points, at least 2 are needed")
+        if len(self.map_layers) != len(self.map_polygons) or len(self.red_valid[0]) != len(self.red_polygons):
+            raise ValueError(f"{where}: polygons and their attributes differ in number")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Features:
+    """What a policy may see at one moment (or a batch of moments): nothing of the future, no map, no boxes.
+
+    Images are RGB. `ego_history` holds x, y, heading in the current ego frame, then vx, vy, ax, ay in the ego frame of
+    each history frame (-1.5, -1.0, -0.5, 0 s). `command` is one-hot over COMMAND_NAMES.
+    """
+
+    images: UInt8[np.ndarray, "*batch views height width 3"]
+    ego_history: Float[np.ndarray, "*batch 4 7"]
+    command: Float[np.ndarray, "*batch 4"]
+
+    def __post_init__(self) -> None:
+        _check_finite("features", "ego_history", self.ego_history)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trajectories:
+    """Proposals of one scene: rear-axle poses in the ego frame, t = 0 excluded. 8 poses at 2 Hz or 40 at 10 Hz."""
+
+    poses: Float[np.ndarray, "proposals poses 3"]
+
+    def __post_init__(self) -> None:
+        if self.poses.shape[1] not in (POSES, STEPS - 1):
+            raise ValueError(f"a trajectory has {POSES} poses (2 Hz) or {STEPS - 1} (10 Hz), not {self.poses.shape[1]}")
+        _check_finite("trajectories", "poses", self.poses)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EgoStates:
+    """Simulated ego states, global, at 10 Hz: x y heading vx vy ax ay steer steer_rate yaw_rate yaw_acc."""
+
+    values: Float[np.ndarray, "proposals 41 11"]
+
+    def __post_init__(self) -> None:
+        _check_finite("simulated states", "values", self.values)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubScores:
+    """The nine sub-scores of some trajectories, each in [0, 1]: measured (NumPy) or predicted (torch) alike.
+
+    All arrays have one common shape. `ec_defined` is 1 where two consecutive plans exist, else 0, and `ec` is 0 there.
+    """
+
+    nc: Shaped[Any, "*trajectories"]
+    dac: Shaped[Any, "*trajectories"]
+    ddc: Shaped[Any, "*trajectories"]
+    tlc: Shaped[Any, "*trajectories"]
+    ep: Shaped[Any, "*trajectories"]
+    ttc: Shaped[Any, "*trajectories"]
+    lk: Shaped[Any, "*trajectories"]
+    hc: Shaped[Any, "*trajectories"]
+    ec: Shaped[Any, "*trajectories"]
+    ec_defined: Shaped[Any, "*trajectories"]
+
+    def __post_init__(self) -> None:
+        for name in SUB_SCORE_NAMES:
+            values = getattr(self, name)
+            if not bool(((values >= 0) & (values <= 1)).all()):
+                raise ValueError(f"sub-score {name} leaves [0, 1]: {values.min()} .. {values.max()}")
