@@ -1,0 +1,310 @@
+"""A run's folder: what was asked, what was learned, and enough state to go on as if nothing had happened.
+
+A checkpoint is a folder of safetensors (one file a module) and one JSON file; a training state adds optimisers and random
+generators. Folders appear whole or not at all: they are written beside their place and renamed.
+"""
+
+import csv
+import dataclasses
+import json
+import os
+import shutil
+import subprocess
+import sys
+import types
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+
+EPDMS_DEFINITION = "navsim-v2.2-one-stage-log-replay"
+"""Name of the score's definition: NAVSIM v2.2 with the human-filter fix, one stage, traffic replayed from the log."""
+
+Generator = torch.Generator | np.random.Generator
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Checkpoint:
+    """What a checkpoint folder holds: state dicts by module name, and three plain JSON values."""
+
+    weights: dict[str, dict[str, torch.Tensor]]
+    config: dict[str, Any]
+    normaliser: dict[str, Any]
+    provenance: dict[str, Any]
+
+
+def save(
+    folder: Path | str,
+    weights: Mapping[str, Mapping[str, torch.Tensor]],
+    config: Any,
+    normaliser: Mapping[str, Any],
+    provenance: Mapping[str, Any],
+) -> Path:
+    """Writes a checkpoint folder, replacing an older one only when the new one is complete.
+
+    Args:
+        folder: where the checkpoint is to lie.
+        weights: module name -> its `state_dict()`.
+        config: a frozen dataclass or a dict of plain values.
+        normaliser: plain values or arrays that turn metres into what the network sees.
+        provenance: `provenance(...)` of this module.
+
+    Returns:
+        The folder.
+    """
+    with _replaced(Path(folder)) as new:
+        for name, state in weights.items():
+            save_file(_contiguous(state), new / f"{name}.safetensors")
+        values = {"weights": sorted(weights), "config": config, "normaliser": dict(normaliser), "provenance": dict(provenance)}
+        write_json(new / "checkpoint.json", values)
+    return Path(folder)
+
+
+def load(folder: Path | str) -> Checkpoint:
+    """A checkpoint folder's contents, on the CPU.
+
+    Raises:
+        ValueError: the folder is no checkpoint, or a module's file is missing.
+    """
+    values = _checked_json(Path(folder) / "checkpoint.json")
+    weights = {name: _checked_tensors(Path(folder) / f"{name}.safetensors") for name in values["weights"]}
+    return Checkpoint(
+        weights=weights, config=values["config"], normaliser=values["normaliser"], provenance=values["provenance"]
+    )
+
+
+def save_state(
+    folder: Path | str,
+    weights: Mapping[str, Mapping[str, torch.Tensor]],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    generators: Mapping[str, Generator],
+    values: Mapping[str, Any],
+) -> Path:
+    """Writes all that a training loop needs to continue with the same numbers.
+
+    Args:
+        folder: where the state is to lie; an older one there is replaced.
+        weights: module (or average, or buffer) name -> its tensors.
+        optimisers: optimisers by name.
+        generators: explicit random generators by name, torch's or NumPy's.
+        values: counters and other plain JSON values (step, best score ...).
+
+    Returns:
+        The folder.
+    """
+    states: dict[str, Any] = {"weights": sorted(weights), "optimisers": {}, "generators": {}, "values": dict(values)}
+    with _replaced(Path(folder)) as new:
+        for name, state in weights.items():
+            save_file(_contiguous(state), new / f"weights-{name}.safetensors")
+        for name, optimiser in optimisers.items():
+            state = optimiser.state_dict()
+            moments = {f"{index}.{key}": value for index, row in state["state"].items() for key, value in row.items()}
+            save_file(_contiguous({key: torch.as_tensor(value) for key, value in moments.items()}), new / f"optimiser-{name}.safetensors")
+            states["optimisers"][name] = state["param_groups"]
+        for name, generator in generators.items():
+            if isinstance(generator, torch.Generator):
+                save_file({"state": generator.get_state()}, new / f"generator-{name}.safetensors")
+                states["generators"][name] = "torch"
+            else:
+                states["generators"][name] = generator.bit_generator.state
+        write_json(new / "state.json", states)
+    return Path(folder)
+
+
+def load_state(
+    folder: Path | str,
+    modules: Mapping[str, torch.nn.Module],
+    optimisers: Mapping[str, torch.optim.Optimizer],
+    generators: Mapping[str, Generator],
+) -> dict[str, Any]:
+    """Puts a saved state back into modules, optimisers and generators, in place.
+
+    Returns:
+        The plain values that were saved with it.
+
+    Raises:
+        ValueError: the folder is no state, or lacks something that is asked for by name.
+    """
+    folder = Path(folder)
+    states = _checked_json(folder / "state.json")
+    for name, module in modules.items():
+        module.load_state_dict(_checked_tensors(folder / f"weights-{name}.safetensors"))
+    for name, optimiser in optimisers.items():
+        if name not in states["optimisers"]:
+            raise ValueError(f"{folder}: no optimiser {name!r}, only {sorted(states['optimisers'])}")
+        moments: dict[int, dict[str, torch.Tensor]] = {}
+        for key, value in _checked_tensors(folder / f"optimiser-{name}.safetensors").items():
+            index, moment = key.split(".", 1)
+            moments.setdefault(int(index), {})[moment] = value
+        optimiser.load_state_dict({"state": moments, "param_groups": states["optimisers"][name]})
+    for name, generator in generators.items():
+        if name not in states["generators"]:
+            raise ValueError(f"{folder}: no generator {name!r}, only {sorted(states['generators'])}")
+        if isinstance(generator, torch.Generator):
+            generator.set_state(_checked_tensors(folder / f"generator-{name}.safetensors")["state"])
+        else:
+            generator.bit_generator.state = states["generators"][name]
+    return states["values"]
+
+
+def state_tensors(folder: Path | str, name: str) -> dict[str, torch.Tensor]:
+    """The tensors saved under `name` in a training state that belong to no module (averages, caches)."""
+    return _checked_tensors(Path(folder) / f"weights-{name}.safetensors")
+
+
+@contextmanager
+def metrics_writer(folder: Path | str, resume_step: int | None = None, name: str = "metrics") -> Iterator[Callable[..., None]]:
+    """Opens `folder/metrics.csv` and TensorBoard's event file; gives a function `write(step, loss=..., ...)`.
+
+    The CSV is long (step, name, value), so rows of different kinds share one file.
+
+    Args:
+        folder: the stage's folder.
+        resume_step: rows of later steps than this one, left by an interrupted run, are dropped; None starts afresh.
+        name: stem of the CSV file.
+
+    Yields:
+        The function that writes one row's values under their names.
+    """
+    from torch.utils.tensorboard import SummaryWriter
+
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / f"{name}.csv"
+    kept = [] if resume_step is None or not path.exists() else [row for row in metrics(path) if row[0] <= resume_step]
+    with path.open("w", newline="") as stream, SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step) as board:
+        writer = csv.writer(stream)
+        writer.writerow(["step", "name", "value"])
+        writer.writerows([step, key, repr(value)] for step, key, value in kept)
+
+        def write(step: int, **values: float) -> None:
+            for key, value in values.items():
+                writer.writerow([step, key, repr(float(value))])
+                board.add_scalar(key.replace("__", "/"), float(value), step)
+            stream.flush()
+
+        yield write
+
+
+def metrics(path: Path | str) -> list[tuple[int, str, float]]:
+    """Rows (step, name, value) of a metrics CSV in the order they were written; a half-written last row is left out."""
+    rows = []
+    with Path(path).open(newline="") as stream:
+        for row in list(csv.reader(stream))[1:]:
+            if len(row) == 3:
+                rows.append((int(row[0]), row[1], float(row[2])))
+    return rows
+
+
+def provenance(data_hash: str = "", seed: int | None = None) -> dict[str, Any]:
+    """Where a result comes from: commit (None outside a git checkout), command, data, definition of the score, versions."""
+    here = Path(__file__).resolve().parent
+    commit = _git(here, "rev-parse", "HEAD")
+    changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", ".")
+    return {
+        "commit": commit,
+        "changed_since_commit": bool(changed),
+        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "data_hash": data_hash,
+        "seed": seed,
+        "epdms_definition": EPDMS_DEFINITION,
+        "versions": {"python": sys.version.split()[0], "numpy": np.__version__, "torch": torch.__version__},
+    }
+
+
+def write_json(path: Path | str, values: Any) -> None:
+    """Writes plain values, dataclasses and arrays as indented JSON; the file appears whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.write_text(json.dumps(_plain(values), indent=1, allow_nan=False) + "\n")
+    os.replace(beside, path)
+
+
+def config_of(kind: type, values: Mapping[str, Any]) -> Any:
+    """A frozen config dataclass rebuilt from its JSON form: nested dataclasses and tuples get their types back.
+
+    Raises:
+        ValueError: the values name a field that the class does not have.
+    """
+    fields = {field.name: field for field in dataclasses.fields(kind)}
+    unknown = sorted(set(values) - set(fields))
+    if unknown:
+        raise ValueError(f"{kind.__name__} has no fields {unknown}: the checkpoint was written by another version")
+    hints = typing.get_type_hints(kind)
+    return kind(**{name: _typed(hints[name], value) for name, value in values.items()})
+
+
+def _typed(hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+        return config_of(hint, value)
+    if typing.get_origin(hint) in (typing.Union, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not type(None)]
+        return value if value is None or len(options) != 1 else _typed(options[0], value)
+    if typing.get_origin(hint) is tuple and isinstance(value, list):
+        inner = typing.get_args(hint)
+        kinds = [inner[0]] * len(value) if inner and inner[-1] is Ellipsis else list(inner) or [Any] * len(value)
+        return tuple(_typed(kind, item) for kind, item in zip(kinds, value, strict=True))
+    return value
+
+
+def _plain(value: Any) -> Any:
+    if dataclasses.is_dataclass(value) and not isinstance(value, type):
+        return {field.name: _plain(getattr(value, field.name)) for field in dataclasses.fields(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(item) for item in (sorted(value) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, torch.Tensor):
+        return value.detach().cpu().tolist()
+    if isinstance(value, np.ndarray | np.generic):
+        return value.tolist()
+    if isinstance(value, Path):
+        return str(value)
+    return value
+
+
+def _contiguous(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Own, packed copies: safetensors refuses tensors that share memory."""
+    return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
+
+
+@contextmanager
+def _replaced(folder: Path) -> Iterator[Path]:
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = folder.with_name(f".{folder.name}.new")
+    old = folder.with_name(f".{folder.name}.old")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir()
+    yield new
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.rename(folder, old)
+    os.rename(new, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _checked_json(path: Path) -> dict[str, Any]:
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: {path.parent} holds no such checkpoint")
+    return json.loads(path.read_text())
+
+
+def _checked_tensors(path: Path) -> dict[str, torch.Tensor]:
+    if not path.exists():
+        raise ValueError(f"{path} does not exist: {path.parent} is incomplete or of another kind")
+    return load_file(path)
+
+
+def _git(folder: Path, *arguments: str) -> str | None:
+    try:
+        answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()
