@@ -1,0 +1,294 @@
+"""Scenes prepared once for fast training: memory-mapped arrays of two moments, and packed prepared scenes.
+
+A store is a folder. `store.json` says what it was made from (its key) and which scenes it holds; the `.npy` files have one row
+a scene; `prepared-*.bin` hold one record a scene. It is written in shards of rows by `irlvla.prepare`, each marked when done,
+and is opened only when all of them are.
+"""
+
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Bool, Float, UInt8
+from numpy.lib.format import open_memmap
+
+from irlvla.data.features import GRID_CELLS, TARGET_NAMES, SensorConfig, view_names
+from irlvla.types import HISTORY, POSES, Features, Polygons, PreparedScene
+
+FORMAT = 1
+"""Raised when files of an older store can no longer be read."""
+
+_FIELDS = {
+    "time_us": (np.int64, 0),
+    "ego_state": (np.float64, 1),
+    "past_time_us": (np.int64, 1),
+    "past_states": (np.float64, 2),
+    "previous_time_us": (np.int64, 0),
+    "previous_state": (np.float64, 1),
+    "object_types": (np.int64, 1),
+    "object_first_speed": (np.float64, 1),
+    "object_boxes": (np.float64, 3),
+    "object_valid": (np.bool_, 2),
+    "red_polygons.vertices": (np.float64, 2),
+    "red_polygons.ring_start": (np.int64, 1),
+    "red_polygons.polygon_start": (np.int64, 1),
+    "red_valid": (np.bool_, 2),
+    "map_polygons.vertices": (np.float64, 2),
+    "map_polygons.ring_start": (np.int64, 1),
+    "map_polygons.polygon_start": (np.int64, 1),
+    "map_layers": (np.int64, 1),
+    "map_on_route": (np.bool_, 1),
+    "centerline": (np.float64, 2),
+    "reference_poses": (np.float64, 2),
+    "human_poses": (np.float64, 2),
+    "reference_progress": (np.float64, 0),
+    "reference_multiplier": (np.float64, 0),
+    "human_zero": (np.bool_, 1),
+}
+"""Arrays of a PreparedScene in the order of a record, with their type and number of axes."""
+
+_SHAPE_LENGTH = sum(axes for _, axes in _FIELDS.values())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """What a scene's current or previous moment gives a learner."""
+
+    features: Features
+    human: Float[np.ndarray, "8 3"]
+    targets: UInt8[np.ndarray, "4 32 32"]
+
+
+class Store:
+    """A complete store, opened for reading; scenes are numbered in the order of `tokens`."""
+
+    def __init__(self, folder: Path | str) -> None:
+        """Opens the store in `folder`.
+
+        Raises:
+            ValueError: the folder is no store, is half written, or was written in another format.
+        """
+        self.folder = Path(folder)
+        header = read_header(self.folder)
+        if header is None:
+            raise ValueError(f"{self.folder} is no store: store.json is missing")
+        if header["format"] != FORMAT:
+            raise ValueError(f"{self.folder} was written in format {header['format']}, this version reads {FORMAT}: prepare it again")
+        if not header["complete"]:
+            raise ValueError(f"{self.folder} is half written: prepare it again, what is done is kept")
+        self.key: str = header["key"]
+        self.settings: dict[str, Any] = header["settings"]
+        self.failed: dict[str, str] = header["failed"]
+        rows = np.array([row for row, token in enumerate(header["tokens"]) if token not in self.failed], dtype=np.int64)
+        self.tokens: tuple[str, ...] = tuple(header["tokens"][row] for row in rows)
+        self.log_names: tuple[str, ...] = tuple(header["log_names"][row] for row in rows)
+        self._map_names = tuple(header["map_names"][row] for row in rows)
+        self._rows = rows
+        self._arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in _shapes(0, 0, SensorConfig())}
+        self.has_previous: Bool[np.ndarray, "scenes"] = np.array(self._arrays["has_previous"])[rows]
+        self._records = [_mapped(self.folder / f"prepared-{shard:04d}.bin") for shard in range(header["shards"])]
+
+    def __len__(self) -> int:
+        return len(self.tokens)
+
+    def features(self, indices: Sequence[int], previous: bool = False) -> Features:
+        """What a policy may see in some scenes, with a leading batch axis.
+
+        Args:
+            indices: numbers of scenes.
+            previous: the moment 0.5 s earlier instead of the current one.
+
+        Raises:
+            ValueError: a scene has no previous moment.
+        """
+        rows, moment = self._rows_of(indices, previous)
+        images = self._arrays["previous_images" if previous else "images"][rows]
+        return Features(images=images, ego_history=self._arrays["ego_history"][rows, moment], command=self._arrays["command"][rows, moment])
+
+    def human(self, indices: Sequence[int], previous: bool = False) -> Float[np.ndarray, "batch 8 3"]:
+        """Logged futures in the ego frame of their own moment."""
+        rows, moment = self._rows_of(indices, previous)
+        return self._arrays["human"][rows, moment]
+
+    def targets(self, indices: Sequence[int], previous: bool = False) -> UInt8[np.ndarray, "batch 4 32 32"]:
+        """Bird's-eye grids of 0 and 1, see `irlvla.data.features.targets`."""
+        rows, moment = self._rows_of(indices, previous)
+        return self._arrays["targets"][rows, moment]
+
+    def prepared(self, index: int) -> PreparedScene:
+        """One scene ready to score, in arrays of its own."""
+        row = self._rows[index]
+        shard, start, end = self._arrays["record"][row]
+        record = np.array(self._records[shard][start:end])
+        return _unpacked(record, self._arrays["record_shape"][row], self.tokens[index], self.log_names[index], self._map_names[index])
+
+    def _rows_of(self, indices: Sequence[int], previous: bool) -> tuple[np.ndarray, int]:
+        indices = np.asarray(indices, dtype=np.int64)
+        if previous and not self.has_previous[indices].all():
+            lacking = indices[~self.has_previous[indices]][0]
+            raise ValueError(f"scene {self.tokens[lacking]} has no previous moment: its log starts too late")
+        return self._rows[indices], int(previous)
+
+
+def read_header(folder: Path | str) -> dict[str, Any] | None:
+    """What `store.json` says, or None where there is no readable one."""
+    path = Path(folder) / "store.json"
+    if not path.exists():
+        return None
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError:
+        return None
+
+
+def create(
+    folder: Path, key: str, settings: dict[str, Any], tokens: Sequence[str], log_names: Sequence[str], shards: int, sensors: SensorConfig
+) -> None:
+    """Lays out an empty store of the right size; whatever store was in the folder is removed.
+
+    Raises:
+        ValueError: the folder holds something that is not a store.
+    """
+    if folder.exists() and any(folder.iterdir()) and not (folder / "store.json").exists():
+        raise ValueError(f"{folder} is not empty and no store: refusing to overwrite it")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    header = {"format": FORMAT, "key": key, "complete": False, "settings": settings, "shards": shards, "failed": {}}
+    header |= {"tokens": list(tokens), "log_names": list(log_names), "map_names": []}
+    _write_header(folder, header)
+    for name, (shape, kind) in _shapes(len(tokens), len(view_names(sensors)), sensors).items():
+        open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape).flush()
+
+
+def size_of(scenes: int, sensors: SensorConfig, record: int) -> int:
+    """Bytes that a store of so many scenes takes, given one scene's packed size."""
+    shapes = _shapes(scenes, len(view_names(sensors)), sensors).values()
+    return scenes * record + sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes)
+
+
+def done(folder: Path, shard: int) -> bool:
+    """Whether a shard was written to its end."""
+    return (folder / f"shard-{shard:04d}.json").exists()
+
+
+def write_shard(
+    folder: Path, shard: int, rows: Sequence[int], scenes: Sequence[tuple[PreparedScene, Moment, Moment | None] | str]
+) -> None:
+    """Writes some rows and marks the shard as done.
+
+    Args:
+        folder: a store laid out by `create`.
+        shard: its number.
+        rows: rows of the store.
+        scenes: for each row the scene prepared, its current and its previous moment; or why it failed.
+    """
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in _shapes(0, 0, SensorConfig())}
+    failed, map_names, position = {}, {}, 0
+    with (folder / f"prepared-{shard:04d}.bin").open("wb") as stream:
+        for row, scene in zip(rows, scenes, strict=True):
+            if isinstance(scene, str):
+                failed[row] = scene
+                continue
+            prepared, *moments = scene
+            record, shape = packed(prepared)
+            stream.write(record)
+            arrays["record"][row] = shard, position, position + len(record)
+            arrays["record_shape"][row] = shape
+            position += len(record)
+            map_names[row] = prepared.map_name
+            arrays["has_previous"][row] = moments[1] is not None
+            for index, moment in enumerate(moments):
+                if moment is None:
+                    continue
+                arrays["previous_images" if index else "images"][row] = moment.features.images
+                arrays["ego_history"][row, index] = moment.features.ego_history
+                arrays["command"][row, index] = moment.features.command
+                arrays["human"][row, index] = moment.human
+                arrays["targets"][row, index] = moment.targets
+    for array in arrays.values():
+        array.flush()
+    values = {"failed": failed, "map_names": map_names}
+    beside = folder / f".shard-{shard:04d}.json"
+    beside.write_text(json.dumps(values))
+    beside.rename(folder / f"shard-{shard:04d}.json")
+
+
+def finish(folder: Path) -> None:
+    """Declares a store complete whose shards are all done: gathers what failed.
+
+    Raises:
+        ValueError: a shard is missing.
+    """
+    header = read_header(folder)
+    failed, map_names = {}, [""] * len(header["tokens"])
+    for shard in range(header["shards"]):
+        if not done(folder, shard):
+            raise ValueError(f"{folder}: shard {shard} of {header['shards']} is missing")
+        values = json.loads((folder / f"shard-{shard:04d}.json").read_text())
+        failed |= {header["tokens"][int(row)]: reason for row, reason in values["failed"].items()}
+        for row, name in values["map_names"].items():
+            map_names[int(row)] = name
+    _write_header(folder, header | {"failed": failed, "map_names": map_names, "complete": True})
+
+
+def packed(scene: PreparedScene) -> tuple[bytes, np.ndarray]:
+    """A prepared scene's record (arrays one after the other, each from a multiple of 8 bytes on) and all their sizes."""
+    pieces, shape = [], []
+    for name, (kind, axes) in _FIELDS.items():
+        values = scene
+        for part in name.split("."):
+            values = getattr(values, part)
+        values = np.ascontiguousarray(values, dtype=kind).reshape(() if axes == 0 else np.shape(values))
+        piece = values.tobytes()
+        pieces += [piece, b"\0" * (-len(piece) % 8)]
+        shape += values.shape
+    return b"".join(pieces), np.array(shape, dtype=np.int64)
+
+
+def _unpacked(record: np.ndarray, shape: np.ndarray, token: str, log_name: str, map_name: str) -> PreparedScene:
+    values: dict[str, Any] = {}
+    polygons: dict[str, dict[str, np.ndarray]] = {}
+    position = axis = 0
+    sizes = shape.tolist()
+    for name, (kind, axes) in _FIELDS.items():
+        dimensions = sizes[axis : axis + axes]
+        axis += axes
+        length = int(np.prod(dimensions)) * np.dtype(kind).itemsize
+        array = record[position : position + length].view(kind).reshape(dimensions)
+        position += length + (-length % 8)
+        whole, _, part = name.partition(".")
+        if part:
+            polygons.setdefault(whole, {})[part] = array
+        else:
+            values[name] = array if axes else array.item()
+    values |= {name: Polygons(**parts) for name, parts in polygons.items()}
+    return PreparedScene(token=token, log_name=log_name, map_name=map_name, **values)
+
+
+def _shapes(scenes: int, views: int, sensors: SensorConfig) -> dict[str, tuple[tuple[int, ...], type]]:
+    images = (scenes, views, sensors.height, sensors.width, 3)
+    return {
+        "images": (images, np.uint8),
+        "previous_images": (images, np.uint8),
+        "ego_history": ((scenes, 2, HISTORY, 7), np.float64),
+        "command": ((scenes, 2, 4), np.float64),
+        "human": ((scenes, 2, POSES, 3), np.float64),
+        "targets": ((scenes, 2, len(TARGET_NAMES), GRID_CELLS, GRID_CELLS), np.uint8),
+        "has_previous": ((scenes,), np.bool_),
+        "record": ((scenes, 3), np.int64),
+        "record_shape": ((scenes, _SHAPE_LENGTH), np.int64),
+    }
+
+
+def _mapped(path: Path) -> np.ndarray:
+    return np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.zeros(0, dtype=np.uint8)
+
+
+def _write_header(folder: Path, header: dict[str, Any]) -> None:
+    beside = folder / ".store.json"
+    beside.write_text(json.dumps(header))
+    beside.rename(folder / "store.json")
