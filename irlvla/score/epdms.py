@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Bool, Float
 
-from irlvla.score.collision import no_collision_and_time_to_collision
+from irlvla.score.collision import collision_scores
 from irlvla.score.comfort import extended_comfort, history_comfort
 from irlvla.score.road import ego_areas, road_scores
 from irlvla.score.states import reference_poses, sampled_reference
@@ -51,11 +51,11 @@ def raw_scores(scene: PreparedScene, states: Float[np.ndarray, "proposals 41 11"
     Returns:
         NC, DAC, DDC, TLC, TTC, LK, HC in [0, 1] and the progress along the centerline in m (>= 0).
     """
-    areas = ego_areas(scene, states)
-    road = road_scores(scene, states, areas)
-    nc, ttc = no_collision_and_time_to_collision(scene, states, areas)
+    points, areas = ego_areas(scene, states)
+    nc, ttc = collision_scores(scene, states, points, areas)
+    dac, ddc, tlc, lk, progress = road_scores(scene, points, areas)
     hc = history_comfort(scene, states) if with_history else np.ones(len(states))
-    return RawScores(nc=nc, dac=road[0], ddc=road[1], tlc=road[2], lk=road[3], progress=road[4], ttc=ttc, hc=hc)
+    return RawScores(nc=nc, dac=dac, ddc=ddc, tlc=tlc, ttc=ttc, lk=lk, hc=hc, progress=progress)
 
 
 def multiplier(raw: RawScores | SubScores) -> Any:
@@ -121,10 +121,10 @@ def sub_scores(
         values = {name: np.ones_like(value) if zero else value for (name, value), zero in zip(values.items(), scene.human_zero)}
     ec, defined = np.zeros(len(poses)), np.zeros(len(poses))
     interval = 1e-6 * (scene.time_us - scene.previous_time_us)
+    if prev_poses is not None and len(prev_poses) != len(poses):
+        raise ValueError(f"scene {scene.token}: {len(poses)} proposals but {len(prev_poses)} previous ones")
     if prev_poses is not None and scene.previous_time_us >= 0 and 0.0 < interval < MAXIMUM_INTERVAL:
         prev_poses = Trajectories(poses=np.asarray(prev_poses, dtype=np.float64)).poses
-        if len(prev_poses) != len(poses):
-            raise ValueError(f"scene {scene.token}: {len(poses)} proposals but {len(prev_poses)} previous ones")
         previous = reference_poses(scene.previous_state, scene.previous_time_us, prev_poses)
         ec = extended_comfort(states, simulated(scene.previous_state, previous), interval)
         defined = np.ones(len(poses))
