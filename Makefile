@@ -1,0 +1,47 @@
+# Every target works in a fresh clone: it makes .venv first, once, and again only when pyproject.toml changes.
+PYTHON ?= python3
+SEED ?= 0
+RUN ?= runs/demo
+SET ?= tests/golden
+BIN := .venv/bin
+# One thread for each process: torch on two threads beside one busy core is many times slower than on one.
+export OMP_NUM_THREADS := 1
+export OPENBLAS_NUM_THREADS := 1
+
+.PHONY: setup demo test check bench parity format results clean
+
+setup: .venv/installed
+
+.venv/installed: pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check torch==2.13.0 -e '.[dev]'
+	touch .venv/installed
+
+demo: setup
+	$(BIN)/irlvla demo --seed $(SEED) --run $(RUN)
+
+test: setup
+	$(BIN)/python -m pytest -q -n 2 tests
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(MAKE) test
+
+bench: setup
+	$(BIN)/python benchmarks/scorer.py
+
+parity: setup
+	mkdir -p build
+	$(BIN)/irlvla score --logs $(SET)/openscene --maps $(SET)/maps --split test --trajectories $(SET)/trajectories.npz --out build/parity.csv
+	$(BIN)/python tests/golden/compare.py $(SET) build/parity.csv
+
+results: setup
+	$(BIN)/python benchmarks/seeds.py
+
+format: setup
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf build dist .pytest_cache .ruff_cache .hypothesis
