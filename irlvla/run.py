@@ -74,9 +74,7 @@ def load(folder: Path | str) -> Checkpoint:
     """
     values = _checked_json(Path(folder) / "checkpoint.json")
     weights = {name: _checked_tensors(Path(folder) / f"{name}.safetensors") for name in values["weights"]}
-    return Checkpoint(
-        weights=weights, config=values["config"], normaliser=values["normaliser"], provenance=values["provenance"]
-    )
+    return Checkpoint(weights=weights, config=values["config"], normaliser=values["normaliser"], provenance=values["provenance"])
 
 
 def save_state(

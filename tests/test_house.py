@@ -208,7 +208,9 @@ def test_tests_are_neither_skipped_nor_expected_to_fail():
 def test_tracked_files_are_small_and_nothing_generated_is_tracked():
     found = [f"{path.relative_to(ROOT)}: {path.stat().st_size} bytes" for path in tracked() if path.stat().st_size > 500_000]
     endings = {".safetensors", ".pt", ".pth", ".ckpt", ".nbc", ".nbi", ".pyc"}
-    found += [f"{path.relative_to(ROOT)} is generated" for path in tracked() if path.suffix in endings or "runs" in path.relative_to(ROOT).parts]
+    found += [
+        f"{path.relative_to(ROOT)} is generated" for path in tracked() if path.suffix in endings or "runs" in path.relative_to(ROOT).parts
+    ]
     assert not complaints(found)
 
 
@@ -216,7 +218,9 @@ def test_tracked_files_are_small_and_nothing_generated_is_tracked():
 def test_documents_name_commands_and_files_that_exist(document):
     text = (ROOT / document).read_text()
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
-    found = [f"make {name}" for name in re.findall(r"\bmake ([a-z]+)\b", " ".join(re.findall(r"`[^`]*`|^    .*$|```.*?```", text, re.M | re.S)))]
+    found = [
+        f"make {name}" for name in re.findall(r"\bmake ([a-z]+)\b", " ".join(re.findall(r"`[^`]*`|^    .*$|```.*?```", text, re.M | re.S)))
+    ]
     missing = sorted({name for name in found if name.removeprefix("make ") not in targets})
     links = [name for name in re.findall(r"\]\(([^)#:]+)\)", text) if not (ROOT / name).exists()]
     assert not complaints(missing + links)

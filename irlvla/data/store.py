@@ -175,9 +175,7 @@ def done(folder: Path, shard: int) -> bool:
     return (folder / f"shard-{shard:04d}.json").exists()
 
 
-def write_shard(
-    folder: Path, shard: int, rows: Sequence[int], scenes: Sequence[tuple[PreparedScene, Moment, Moment | None] | str]
-) -> None:
+def write_shard(folder: Path, shard: int, rows: Sequence[int], scenes: Sequence[tuple[PreparedScene, Moment, Moment | None] | str]) -> None:
     """Writes some rows and marks the shard as done.
 
     Args:

@@ -24,7 +24,10 @@ def scene(folder=None, heading=0.0, boxes=(), frames=14, token="a"):
     poses = np.stack([100 + 2 * step * np.cos(heading), 50 + 2 * step * np.sin(heading), np.full(frames, heading)], axis=1)
     boxes = np.array(boxes, dtype=np.float64).reshape(-1, 7)
     objects = Objects(
-        track_tokens=tuple(str(i) for i in range(len(boxes))), types=np.zeros(len(boxes), int), boxes=boxes, velocities=np.zeros((len(boxes), 3))
+        track_tokens=tuple(str(i) for i in range(len(boxes))),
+        types=np.zeros(len(boxes), int),
+        boxes=boxes,
+        velocities=np.zeros((len(boxes), 3)),
     )
     cameras = ()
     if folder is not None:
