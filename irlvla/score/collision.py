@@ -144,9 +144,9 @@ def collision_scores(
     """NC in {0, 0.5, 1} and TTC in {0, 1} of each proposal, from its states and `irlvla.score.road.ego_areas`."""
     scores = np.empty((2, len(states)))
     _fill_scores(
-        frozen(states, np.float64),
-        frozen(points, np.float64),
-        frozen(areas, np.bool_),
+        states,
+        points,
+        areas,
         frozen(scene.object_types, np.int64),
         frozen(scene.object_first_speed, np.float64),
         frozen(scene.object_boxes, np.float64),

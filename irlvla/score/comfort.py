@@ -12,7 +12,7 @@ from jaxtyping import Float
 from numba import njit
 
 from irlvla.geometry import frozen, wrapped
-from irlvla.types import STEPS, PreparedScene
+from irlvla.types import PreparedScene
 from irlvla.vehicle import AX, AY, HEADING, INTERVAL, REAR_AXLE_TO_CENTER, YAW_ACCELERATION, YAW_RATE
 
 MINIMUM_ACCELERATION, MAXIMUM_ACCELERATION = -4.05, 2.40
@@ -191,7 +191,7 @@ def history_comfort(
     """1 where past and simulated states together stay within all six comfort bounds, else 0."""
     scores = np.empty(len(states))
     past = frozen(sampled_past(scene), np.float64)
-    _fill_history_comfort(past, frozen(states, np.float64), _SMOOTH, _JERK, _RATE, _CUBIC_RATE_CHANGE, scores)
+    _fill_history_comfort(past, states, _SMOOTH, _JERK, _RATE, _CUBIC_RATE_CHANGE, scores)
     return scores
 
 
@@ -205,11 +205,11 @@ def extended_comfort(
         previous: Simulated states of the plans made earlier, row for row.
         interval: Time between the two, s.
     """
-    shift = min(round(interval / INTERVAL), STEPS - 15)
+    shift = round(interval / INTERVAL)
     scores = np.empty(len(states))
     _fill_extended_comfort(
-        frozen(states, np.float64),
-        frozen(previous, np.float64),
+        states,
+        previous,
         shift,
         _SMOOTH,
         _JERK,

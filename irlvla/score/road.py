@@ -201,7 +201,7 @@ def ego_areas(
     areas = np.zeros((len(states), STEPS, 5), dtype=np.bool_)
     polygons = scene.map_polygons
     _fill_areas(
-        frozen(states, np.float64),
+        states,
         frozen(polygons.vertices, np.float64),
         frozen(polygons.ring_start, np.int64),
         frozen(polygons.polygon_start, np.int64),
@@ -220,8 +220,8 @@ def road_scores(
     scores = np.empty((5, len(points)))
     polygons = scene.red_polygons
     _fill_scores(
-        frozen(points, np.float64),
-        frozen(areas, np.bool_),
+        points,
+        areas,
         frozen(scene.centerline, np.float64),
         frozen(polygons.vertices, np.float64),
         frozen(polygons.ring_start, np.int64),
