@@ -10,7 +10,8 @@ import numpy as np
 from jaxtyping import Bool, Float
 from numba import njit
 
-from irlvla.geometry import arc_length, box_touches_polygon, fill_bounds, fill_box, frozen, in_polygon, nearest_on_segment
+from irlvla.geometry import arc_length, box_touches_polygon, fill_bounds, fill_box, frozen, nearest_on_segment
+from irlvla.score.lookup import in_strips, strips
 from irlvla.types import LAYER_NAMES, STEPS, PreparedScene
 from irlvla.vehicle import HEADING, LENGTH, REAR_AXLE_TO_CENTER, WIDTH, X, Y
 
@@ -22,6 +23,7 @@ _DIRECTION_STEPS = 10
 _DIRECTION_WARNING, _DIRECTION_LIMIT = 2.0, 6.0
 _LANE_DISTANCE, _LANE_STEPS = 0.5, 20
 _CENTER, _REAR, _POINTS = 4, 5, 6
+"""Places among the ego's points, after the four corners."""
 
 
 @no_type_check
@@ -37,59 +39,81 @@ def _fill_points(state, points):
 
 @no_type_check
 @njit(cache=True, nogil=True)
+def _fill_step(points, polygon, is_lane, is_intersection, counts, index, drivable, route, areas):
+    """Note for one step which of the ego's points a polygon holds; return how many corners a lane holds."""
+    axes, frames, start, edges, bounds = index
+    bound = bounds[polygon]
+    held = 0
+    for i in range(_POINTS):
+        if i == _CENTER and not is_intersection and not counts:
+            continue
+        if i == _REAR and not is_intersection:
+            continue
+        if not is_lane and i < _CENTER and drivable[i]:
+            continue
+        x, y = points[i, 0], points[i, 1]
+        if x < bound[0] or y < bound[1] or x > bound[2] or y > bound[3]:
+            continue
+        if not in_strips(x, y, polygon, axes, frames, start, edges):
+            continue
+        if i == _REAR:
+            areas[REAR_IN_INTERSECTION] = True
+        elif i == _CENTER and is_lane:
+            route[0] = True
+        elif i == _CENTER:
+            areas[CENTER_IN_INTERSECTION] = True
+        elif is_lane:
+            held += 1
+        else:
+            drivable[i] = True
+    return held
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
 def _fill_areas(states, vertices, ring_start, polygon_start, layers, on_route, points, areas):
     """Write the ego points (proposals, 41, 6, 2) and areas (proposals, 41, 5)."""
-    count = len(polygon_start) - 1
-    bounds = np.empty((count, 4))
+    proposals, steps = states.shape[0], states.shape[1]
+    bounds = np.empty((len(polygon_start) - 1, 4))
     fill_bounds(vertices, ring_start, polygon_start, bounds)
-    steps = states.shape[1]
-    lanes_touched, lane_holds_all = np.empty(steps, dtype=np.int64), np.empty(steps, dtype=np.bool_)
-    drivable, route = np.empty((steps, 4), dtype=np.bool_), np.empty(steps, dtype=np.bool_)
-    for proposal in range(len(states)):
-        low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
+    boxes = np.empty((proposals, steps, 4))
+    window = np.array([np.inf, np.inf, -np.inf, -np.inf])
+    for proposal in range(proposals):
         for step in range(steps):
-            _fill_points(states[proposal, step], points[proposal, step])
-            for i in range(4):
-                x, y = points[proposal, step, i, 0], points[proposal, step, i, 1]
-                low_x, low_y, high_x, high_y = min(low_x, x), min(low_y, y), max(high_x, x), max(high_y, y)
+            point, box = points[proposal, step], boxes[proposal, step]
+            _fill_points(states[proposal, step], point)
+            box[0], box[1], box[2], box[3] = point[0, 0], point[0, 1], point[0, 0], point[0, 1]
+            for i in range(1, _CENTER):
+                box[0], box[1] = min(box[0], point[i, 0]), min(box[1], point[i, 1])
+                box[2], box[3] = max(box[2], point[i, 0]), max(box[3], point[i, 1])
+            window[0], window[1] = min(window[0], box[0]), min(window[1], box[1])
+            window[2], window[3] = max(window[2], box[2]), max(window[3], box[3])
+    axes, frames, start, edges = strips(vertices, ring_start, polygon_start, bounds, window)
+    index = (axes, frames, start, edges, bounds)
+    lanes_touched, lane_holds_all = np.empty(steps, dtype=np.int64), np.empty(steps, dtype=np.bool_)
+    drivable, route = np.empty((steps, 4), dtype=np.bool_), np.empty((steps, 1), dtype=np.bool_)
+    for proposal in range(proposals):
         lanes_touched[:], lane_holds_all[:], drivable[:], route[:] = 0, False, False, False
-        for polygon in range(count):
-            bound = bounds[polygon]
-            if bound[0] > high_x or bound[1] > high_y or bound[2] < low_x or bound[3] < low_y:
+        for polygon in range(len(layers)):
+            if axes[polygon] < 0:
                 continue
-            layer, first, last = layers[polygon], polygon_start[polygon], polygon_start[polygon + 1]
+            layer, bound = layers[polygon], bounds[polygon]
             is_lane = layer == _LANE or layer == _LANE_CONNECTOR
             for step in range(steps):
-                held = 0
-                for i in range(_POINTS):
-                    if i == _CENTER and layer != _INTERSECTION and not (is_lane and on_route[polygon]):
-                        continue
-                    if i == _REAR and layer != _INTERSECTION:
-                        continue
-                    if not is_lane and i < 4 and drivable[step, i]:
-                        continue
-                    x, y = points[proposal, step, i, 0], points[proposal, step, i, 1]
-                    if x < bound[0] or y < bound[1] or x > bound[2] or y > bound[3]:
-                        continue
-                    if not in_polygon(x, y, vertices, ring_start, first, last):
-                        continue
-                    if i == _REAR:
-                        areas[proposal, step, REAR_IN_INTERSECTION] = True
-                    elif i == _CENTER and is_lane:
-                        route[step] = True
-                    elif i == _CENTER:
-                        areas[proposal, step, CENTER_IN_INTERSECTION] = True
-                    elif is_lane:
-                        held += 1
-                    else:
-                        drivable[step, i] = True
-                if is_lane and held > 0:
+                box = boxes[proposal, step]
+                if bound[0] > box[2] or bound[1] > box[3] or bound[2] < box[0] or bound[3] < box[1]:
+                    continue
+                held = _fill_step(
+                    points[proposal, step], polygon, is_lane, layer == _INTERSECTION, is_lane and on_route[polygon],
+                    index, drivable[step], route[step], areas[proposal, step],
+                )  # fmt: skip
+                if held > 0:
                     lanes_touched[step] += 1
                     lane_holds_all[step] = lane_holds_all[step] or held == 4
         for step in range(steps):
             areas[proposal, step, SEVERAL_LANES] = lanes_touched[step] > 1 and not lane_holds_all[step]
             areas[proposal, step, OFF_ROAD] = not drivable[step].all()
-            areas[proposal, step, OFF_ROUTE] = not route[step]
+            areas[proposal, step, OFF_ROUTE] = not route[step, 0]
 
 
 @no_type_check
