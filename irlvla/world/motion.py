@@ -75,7 +75,9 @@ def ego_motion(track: Track) -> Ego:
     points = np.concatenate((ends[:1], np.stack((track.x, track.y), -1)[moving], ends[1:]))
     along = np.concatenate(([0.0], way[moving] + lead, [way[-1] + 2 * lead]))
     grid = np.arange(0.0, along[-1] + PATH_STEP, PATH_STEP)
-    path = np.stack([gaussian_filter1d(np.interp(grid, along, points[:, axis]), PATH_SMOOTHING / PATH_STEP, mode="nearest") for axis in range(2)], -1)
+    path = np.stack(
+        [gaussian_filter1d(np.interp(grid, along, points[:, axis]), PATH_SMOOTHING / PATH_STEP, mode="nearest") for axis in range(2)], -1
+    )
     length = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(path, axis=0).T))))
     tangent = np.gradient(path, axis=0)
     heading = np.unwrap(np.arctan2(tangent[:, 1], tangent[:, 0]))

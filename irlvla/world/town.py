@@ -85,11 +85,15 @@ class Town:
     """SUMO's name of each roadblock."""
     lane_numbers: dict[str, int]
     """SUMO's lane -> index into `lanes`."""
+    onward: tuple[tuple[int, ...], ...]
+    """Connectors that leave each lane."""
     connector_numbers: dict[str, tuple[int, ...]]
     """SUMO's lane inside a junction -> connectors that run over it."""
     intersections: tuple[Area, ...]
     stop_lines: tuple[Area, ...]
     crosswalks: tuple[Area, ...]
+    crossing_lines: np.ndarray
+    """x, y of both ends of each crosswalk, and its width."""
     walkways: tuple[Area, ...]
     parking: tuple[Area, ...]
     parking_lines: tuple[np.ndarray, ...]
@@ -191,6 +195,7 @@ def read_town(net_file: Path, name: str, city: str, origin: np.ndarray, first_fi
     parking: list[tuple[Area, np.ndarray, int]] = []
     walkways: list[Area] = []
     crosswalks: list[Area] = []
+    crossing_lines: list[tuple[float, ...]] = []
     for number, edge in enumerate(edges):
         own = []
         for element in edge.iter("lane"):
@@ -227,8 +232,9 @@ def read_town(net_file: Path, name: str, city: str, origin: np.ndarray, first_fi
         if edge.get("function") == "walkingarea":
             walkways.append(Area(fid=ids.take(), polygon=_outline(shapely.Polygon(shapes[edge[0].get("id")]).buffer(0))))
         if edge.get("function") == "crossing":
-            polygon, _, _ = _strip(resampled(shapes[edge[0].get("id")], LANE_STEP), float(edge[0].get("width", 4)))
-            crosswalks.append(Area(fid=ids.take(), polygon=polygon))
+            line, width = shapes[edge[0].get("id")], float(edge[0].get("width", 4))
+            crosswalks.append(Area(fid=ids.take(), polygon=_strip(resampled(line, LANE_STEP), width)[0]))
+            crossing_lines.append((*line[0], *line[-1], width))
     connectors, block_connectors, connector_numbers, stop_lines = _connectors(
         root, ids, shapes, speeds, lanes, lane_numbers, signal_numbers
     )
@@ -244,10 +250,12 @@ def read_town(net_file: Path, name: str, city: str, origin: np.ndarray, first_fi
         block_connectors=tuple(block_connectors),
         edges=tuple(edge.get("id") for edge in edges),
         lane_numbers=lane_numbers,
+        onward=tuple(tuple(number for number, link in enumerate(connectors) if link.before == lane) for lane in range(len(lanes))),
         connector_numbers=connector_numbers,
         intersections=_intersections(root, ids, blocks, connectors, block_connectors, lanes, [edge.get("to") for edge in edges]),
         stop_lines=tuple(stop_lines),
         crosswalks=tuple(crosswalks),
+        crossing_lines=np.array(crossing_lines, float).reshape(-1, 5),
         walkways=tuple(walkways),
         parking=tuple(area for area, _, _ in parking),
         parking_lines=tuple(line for _, line, _ in parking),

@@ -1,0 +1,246 @@
+"""The embedded world made from nothing: towns, traffic, logs, selected scenes and pictures, as a NAVSIM data set on disk."""
+
+import json
+import multiprocessing
+import shutil
+import tempfile
+import time
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from irlvla.selection import promising, spaced
+from irlvla.world.camera import Stage, camera_pose, mounting, picture, stage
+from irlvla.world.export import Drive, Run, drives, ego_pose, footage, frame_token, log_frames, write_log
+from irlvla.world.furniture import town_scenery
+from irlvla.world.mapfile import CITIES, write_city, write_index
+from irlvla.world.motion import FRAME_STEPS, crowd, ego_motion, standing_things
+from irlvla.world.scenery import load_scenery, save_footage, save_scenery
+from irlvla.world.streets import SHAPES
+from irlvla.world.town import Town, make_town
+from irlvla.world.traffic import TIME_STEP, simulate
+
+JPEG_QUALITY = 88
+DEFAULT_CAMERAS = ("CAM_F0", "CAM_L0", "CAM_R0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorldConfig:
+    """How large a world is. The split of logs follows the numbers of scenes."""
+
+    seed: int = 0
+    cameras: tuple[str, ...] = DEFAULT_CAMERAS
+    known_towns: int = 12
+    unseen_towns: int = 4
+    train_scenes: int = 3840
+    train_logs: int = 640
+    val_scenes: int = 300
+    val_logs: int = 60
+    test_scenes: int = 1520
+    test_logs: int = 304
+    log_frames: int = 50
+    shortest_log: int = 24
+    most_scenes_a_log: int = 8
+    processes: int = 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Task:
+    """One simulated run: its town, and how many logs and scenes of which splits it has to give."""
+
+    town: int
+    name: str
+    quotas: tuple[tuple[str, int, int], ...]
+    """Split, logs, scenes."""
+
+
+def scaled(config: WorldConfig, logs: int) -> WorldConfig:
+    """The same world cut down to `logs` logs in all: a quarter of them test, at least one each of train, val and test."""
+    if logs < 3:
+        raise ValueError(f"a world needs at least 3 logs (train, val, test), not {logs}")
+    share = logs / (config.train_logs + config.val_logs + config.test_logs)
+    test, val = max(1, round(share * config.test_logs)), max(1, round(share * config.val_logs))
+    train = logs - test - val
+    return replace(
+        config,
+        known_towns=min(config.known_towns, max(1, logs // 24)),
+        unseen_towns=min(config.unseen_towns, 1 if logs < 60 else 2, test),
+        train_logs=train,
+        train_scenes=train * config.train_scenes // config.train_logs,
+        val_logs=val,
+        val_scenes=val * config.val_scenes // config.val_logs,
+        test_logs=test,
+        test_scenes=test * config.test_scenes // config.test_logs,
+    )
+
+
+def _shares(total: int, parts: int) -> list[int]:
+    return [total * (part + 1) // parts - total * part // parts for part in range(parts)]
+
+
+def tasks(config: WorldConfig) -> list[Task]:
+    """All runs of a world. Logs of train never share a run with val or test; unseen towns give test logs only."""
+    known, unseen = config.known_towns, config.unseen_towns
+    train = list(zip(_shares(config.train_logs, known), _shares(config.train_scenes, known), strict=True))
+    val = list(zip(_shares(config.val_logs, known), _shares(config.val_scenes, known), strict=True))
+    half, half_scenes = config.test_logs // 2, config.test_scenes * (config.test_logs // 2) // config.test_logs
+    test = list(zip(_shares(half, known), _shares(half_scenes, known), strict=True))
+    new = list(zip(_shares(config.test_logs - half, unseen), _shares(config.test_scenes - half_scenes, unseen), strict=True))
+    found = [Task(town=town, name="train", quotas=(("train", *train[town]),)) for town in range(known)]
+    found += [Task(town=town, name="other", quotas=(("val", *val[town]), ("test", *test[town]))) for town in range(known)]
+    found += [Task(town=known + town, name="unseen", quotas=(("test", *new[town]),)) for town in range(unseen)]
+    return [task for task in found if any(logs for _, logs, _ in task.quotas)]
+
+
+def _make_town(job: tuple[Path, Path, int, int, int]) -> tuple[Town, list[tuple[int, int]]]:
+    folder, work, seed, number, towns = job
+    cities = sorted(CITIES)
+    city = cities[number % len(cities)]
+    place = number // len(cities)
+    shape = SHAPES[(number * 5 + number // 3) % len(SHAPES)]
+    origin = np.array(CITIES[city][2]) + np.array((3000.0 * (place % 4), 3000.0 * (place // 4)))
+    name = f"town{number:02d}"
+    town = make_town(work / name, name, city, shape, seed * 1000 + number, origin, 1_000_000 * (place + 1))
+    standing, systems = town_scenery(town, seed * 1000 + number)
+    save_scenery(folder / "openscene" / "sidecar" / f"{name}.npz", standing)
+    return town, systems
+
+
+def _write_city(job: tuple[Path, str, list[Town]]) -> None:
+    write_city(*job)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Kept:
+    """One log of the finished world."""
+
+    split: str
+    log_name: str
+    town: str
+    tokens: tuple[str, ...]
+
+
+def _run_task(job: tuple[Path, Path, WorldConfig, Task, int, Town, list[tuple[int, int]]]) -> list[Kept]:
+    folder, work, config, task, number, town, systems = job
+    seed = (config.seed * 1000 + number) * 7 + 3
+    rng = np.random.default_rng([seed, 1])
+    logs = sum(count for _, count, _ in task.quotas)
+    scenes = sum(count for _, _, count in task.quotas)
+    seconds = float(np.clip(2.2 * max(logs, scenes / 5), 45.0, 170.0))
+    lanes = sum(len(lane.line) for lane in town.lanes)
+    cars = int(np.clip(lanes / 110, 25, 75))
+    tracks = simulate(town, work / f"{town.name}-{task.name}", seed, seconds, cars, cars, 2)
+    frames = int(seconds / TIME_STEP) // FRAME_STEPS
+    things = standing_things(town, seed)
+    run = Run(town=town, name=task.name, seed=seed, number=number, tracks=tuple(tracks), crowd=crowd(tracks, things, frames))
+    pending = [drive for drive in drives(run, config.log_frames, config.shortest_log)]
+    pending = [pending[index] for index in rng.permutation(len(pending))]
+    drawing = stage(load_scenery(folder / "openscene" / "sidecar" / f"{town.name}.npz")) if config.cameras else None
+    kept: list[Kept] = []
+    for split, want_logs, want_scenes in task.quotas:
+        got_logs = got_scenes = 0
+        part = "test" if split == "test" else "trainval"
+        while pending and (got_logs < want_logs or got_scenes < want_scenes):
+            drive = pending.pop()
+            left = max(want_logs - got_logs, 1)
+            most = min(config.most_scenes_a_log, max(3, -(-(want_scenes - got_scenes) // left)))
+            chosen = _scene_frames(run, drive, rng, most)
+            if len(chosen) < min(3, most):
+                continue
+            write_log(folder / "openscene" / "navsim_logs" / part / f"{drive.log_name}.pkl", log_frames(run, drive))
+            _draw(folder / "openscene", part, run, drive, chosen, systems, drawing, config.cameras)
+            kept.append(Kept(split=split, log_name=drive.log_name, town=town.name, tokens=tuple(frame_token(run, drive, drive.first + frame) for frame in chosen)))
+            got_logs, got_scenes = got_logs + 1, got_scenes + len(chosen)
+    return kept
+
+
+def _scene_frames(run: Run, drive: Drive, rng: np.random.Generator, most: int) -> list[int]:
+    track = run.tracks[drive.track]
+    ego = ego_motion(track)
+    rows = np.arange(drive.first, drive.last + 1) * FRAME_STEPS - track.first
+    poses = np.stack((ego.x[rows], ego.y[rows], ego.heading[rows]), -1)
+    return spaced(rng, promising(poses, ego.speed[rows]), most)
+
+
+def _draw(
+    openscene: Path, part: str, run: Run, drive: Drive, chosen: list[int], systems: list[tuple[int, int]], drawing: Stage | None, cameras: tuple[str, ...]
+) -> None:
+    """Write a log's footage, and the pictures of its scenes and of the frames before them."""
+    frames = sorted({drive.first + frame + shift for frame in chosen for shift in (-1, 0)})
+    film = footage(run, drive, frames, systems)
+    save_footage(openscene / "sidecar" / f"{drive.log_name}.npz", film)
+    if drawing is None:
+        return
+    ego = ego_motion(run.tracks[drive.track])
+    rigs = [mounting(name) for name in cameras]
+    for rig in rigs:
+        (openscene / "sensor_blobs" / part / drive.log_name / rig.name).mkdir(parents=True, exist_ok=True)
+    for frame, token, moment in zip(frames, film.tokens, film.moments, strict=True):
+        pose = ego_pose(run, drive, frame, ego)
+        for rig in rigs:
+            image = picture(drawing, moment, camera_pose(pose, rig), rig.intrinsics, rig.width, rig.height, film.look)
+            path = openscene / "sensor_blobs" / part / drive.log_name / rig.name / f"{token}.jpg"
+            Image.fromarray(image).save(path, quality=JPEG_QUALITY)
+
+
+def write_split(path: Path, logs: list[Kept]) -> None:
+    """Write NAVSIM's scene filter of a split. Tokens are quoted: 412e01... unquoted is a number to OmegaConf."""
+    lines = ["_target_: navsim.common.dataclasses.SceneFilter", "_convert_: 'all'", "num_history_frames: 4", "num_future_frames: 10"]
+    lines += ["frame_interval: 1", "has_route: true", "max_scenes: null", "log_names:"]
+    lines += [f"- '{log.log_name}'" for log in logs]
+    lines += ["tokens:"] + [f"- '{token}'" for log in logs for token in log.tokens]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+
+
+def make_world(folder: Path, seed: int = 0, logs: int | None = None, cameras: tuple[str, ...] = DEFAULT_CAMERAS) -> dict[str, object]:
+    """Make the embedded data set.
+
+    Args:
+        folder: Gets openscene, maps, splits and world.json; what was there of these is removed.
+        seed: Same seed, same bytes.
+        logs: Number of logs, or None for the default size.
+        cameras: Which of CAMERA_NAMES are drawn; none of them if empty.
+
+    Returns:
+        What world.json holds.
+
+    Raises:
+        ValueError: Fewer than 3 logs, or a camera's name is not known.
+        RuntimeError: SUMO failed, or a run gave fewer scenes than it had to.
+    """
+    begin = time.perf_counter()
+    config = WorldConfig(seed=seed, cameras=tuple(cameras))
+    config = config if logs is None else scaled(config, logs)
+    for name in config.cameras:
+        mounting(name)
+    for part in ("openscene", "maps", "splits"):
+        shutil.rmtree(folder / part, ignore_errors=True)
+    (folder / "openscene" / "sidecar").mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory() as temporary:
+        work = Path(temporary)
+        towns = config.known_towns + config.unseen_towns
+        with multiprocessing.get_context("fork").Pool(config.processes) as pool:
+            made = pool.map(_make_town, [(folder, work, seed, number, towns) for number in range(towns)], chunksize=1)
+            cities = [(folder / "maps", city, [town for town, _ in made if town.city == city]) for city in sorted(CITIES)]
+            pool.map(_write_city, cities, chunksize=1)
+            write_index(folder / "maps")
+        print(f"towns and maps: {time.perf_counter() - begin:.1f} s", flush=True)
+        jobs = [(folder, work, config, task, number, *made[task.town]) for number, task in enumerate(tasks(config))]
+        with multiprocessing.get_context("fork").Pool(config.processes) as pool:
+            results = pool.map(_run_task, jobs, chunksize=1)
+    logs_of = {split: sorted((log for result in results for log in result if log.split == split), key=lambda log: log.log_name) for split in ("train", "val", "test")}
+    for split, members in logs_of.items():
+        write_split(folder / "splits" / f"{split}.yaml", members)
+    unseen = {made[number][0].name for number in range(config.known_towns, towns)}
+    summary = {
+        "config": asdict(config),
+        "logs": {split: len(members) for split, members in logs_of.items()},
+        "scenes": {split: sum(len(log.tokens) for log in members) for split, members in logs_of.items()},
+        "unseen_logs": [log.log_name for log in logs_of["test"] if log.town in unseen],
+    }
+    (folder / "world.json").write_text(json.dumps(summary, indent=1) + "\n")
+    print(f"world: {summary['logs']} logs, {summary['scenes']} scenes in {time.perf_counter() - begin:.1f} s", flush=True)
+    return summary
