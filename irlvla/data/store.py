@@ -7,7 +7,7 @@ and is opened only when all of them are.
 
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,16 @@ class Moment:
     targets: UInt8[np.ndarray, "4 32 32"]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Prepared:
+    """All that a store keeps of one scene. `picture` is the path of its first camera's picture, empty without cameras."""
+
+    prepared: PreparedScene
+    now: Moment
+    previous: Moment | None
+    picture: str
+
+
 class Store:
     """A complete store, opened for reading; scenes are numbered in the order of `tokens`."""
 
@@ -80,13 +90,16 @@ class Store:
             raise ValueError(f"{self.folder} was written in format {header['format']}, this version reads {FORMAT}: prepare it again")
         if not header["complete"]:
             raise ValueError(f"{self.folder} is half written: prepare it again, what is done is kept")
+        # The folder, not the class, holds the state: an opened store never changes.
         self.key: str = header["key"]
         self.settings: dict[str, Any] = header["settings"]
         self.failed: dict[str, str] = header["failed"]
         rows = np.array([row for row, token in enumerate(header["tokens"]) if token not in self.failed], dtype=np.int64)
         self.tokens: tuple[str, ...] = tuple(header["tokens"][row] for row in rows)
-        self.log_names: tuple[str, ...] = tuple(header["log_names"][row] for row in rows)
-        self._map_names = tuple(header["map_names"][row] for row in rows)
+        about = [header["scenes"][token] for token in self.tokens]
+        self.log_names: tuple[str, ...] = tuple(scene["log_name"] for scene in about)
+        self.pictures: tuple[str, ...] = tuple(scene["picture"] for scene in about)
+        self._map_names = tuple(scene["map_name"] for scene in about)
         self._rows = rows
         self._arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in _shapes(0, 0, SensorConfig())}
         self.has_previous: Bool[np.ndarray, "scenes"] = np.array(self._arrays["has_previous"])[rows]
@@ -145,9 +158,7 @@ def read_header(folder: Path | str) -> dict[str, Any] | None:
         return None
 
 
-def create(
-    folder: Path, key: str, settings: dict[str, Any], tokens: Sequence[str], log_names: Sequence[str], shards: int, sensors: SensorConfig
-) -> None:
+def create(folder: Path, key: str, settings: dict[str, Any], tokens: Sequence[str], shards: int, sensors: SensorConfig) -> None:
     """Lays out an empty store of the right size; whatever store was in the folder is removed.
 
     Raises:
@@ -158,8 +169,8 @@ def create(
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     header = {"format": FORMAT, "key": key, "complete": False, "settings": settings, "shards": shards, "failed": {}}
-    header |= {"tokens": list(tokens), "log_names": list(log_names), "map_names": []}
-    _write_header(folder, header)
+    header |= {"tokens": list(tokens), "scenes": {}}
+    _write_json(folder / "store.json", header)
     for name, (shape, kind) in _shapes(len(tokens), len(view_names(sensors)), sensors).items():
         open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape).flush()
 
@@ -175,31 +186,29 @@ def done(folder: Path, shard: int) -> bool:
     return (folder / f"shard-{shard:04d}.json").exists()
 
 
-def write_shard(folder: Path, shard: int, rows: Sequence[int], scenes: Sequence[tuple[PreparedScene, Moment, Moment | None] | str]) -> None:
-    """Writes some rows and marks the shard as done.
+def write_shard(folder: Path, shard: int, scenes: Iterable[tuple[int, Prepared | str]]) -> None:
+    """Writes some rows, one scene at a time, and marks the shard as done.
 
     Args:
         folder: a store laid out by `create`.
         shard: its number.
-        rows: rows of the store.
-        scenes: for each row the scene prepared, its current and its previous moment; or why it failed.
+        scenes: row of the store, and the scene or why it failed.
     """
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in _shapes(0, 0, SensorConfig())}
-    failed, map_names, position = {}, {}, 0
+    failed, written, position = {}, {}, 0
     with (folder / f"prepared-{shard:04d}.bin").open("wb") as stream:
-        for row, scene in zip(rows, scenes, strict=True):
+        for row, scene in scenes:
             if isinstance(scene, str):
                 failed[row] = scene
                 continue
-            prepared, *moments = scene
-            record, shape = packed(prepared)
+            record, shape = packed(scene.prepared)
             stream.write(record)
             arrays["record"][row] = shard, position, position + len(record)
             arrays["record_shape"][row] = shape
             position += len(record)
-            map_names[row] = prepared.map_name
-            arrays["has_previous"][row] = moments[1] is not None
-            for index, moment in enumerate(moments):
+            written[row] = {"log_name": scene.prepared.log_name, "map_name": scene.prepared.map_name, "picture": scene.picture}
+            arrays["has_previous"][row] = scene.previous is not None
+            for index, moment in enumerate((scene.now, scene.previous)):
                 if moment is None:
                     continue
                 arrays["previous_images" if index else "images"][row] = moment.features.images
@@ -209,28 +218,28 @@ def write_shard(folder: Path, shard: int, rows: Sequence[int], scenes: Sequence[
                 arrays["targets"][row, index] = moment.targets
     for array in arrays.values():
         array.flush()
-    values = {"failed": failed, "map_names": map_names}
-    beside = folder / f".shard-{shard:04d}.json"
-    beside.write_text(json.dumps(values))
-    beside.rename(folder / f"shard-{shard:04d}.json")
+    _write_json(folder / f"shard-{shard:04d}.json", {"failed": failed, "scenes": written})
 
 
 def finish(folder: Path) -> None:
-    """Declares a store complete whose shards are all done: gathers what failed.
+    """Declares a store complete whose shards are all done: gathers what was written and what failed.
 
     Raises:
         ValueError: a shard is missing.
     """
     header = read_header(folder)
-    failed, map_names = {}, [""] * len(header["tokens"])
+    if header is None:
+        raise ValueError(f"{folder} is no store: store.json is missing")
+    failed = dict.fromkeys(header["tokens"], "the token is in none of the logs")
+    scenes = {}
     for shard in range(header["shards"]):
         if not done(folder, shard):
             raise ValueError(f"{folder}: shard {shard} of {header['shards']} is missing")
         values = json.loads((folder / f"shard-{shard:04d}.json").read_text())
         failed |= {header["tokens"][int(row)]: reason for row, reason in values["failed"].items()}
-        for row, name in values["map_names"].items():
-            map_names[int(row)] = name
-    _write_header(folder, header | {"failed": failed, "map_names": map_names, "complete": True})
+        scenes |= {header["tokens"][int(row)]: about for row, about in values["scenes"].items()}
+    failed = {token: reason for token, reason in failed.items() if token not in scenes}
+    _write_json(folder / "store.json", header | {"failed": failed, "scenes": scenes, "complete": True})
 
 
 def packed(scene: PreparedScene) -> tuple[bytes, np.ndarray]:
@@ -286,7 +295,7 @@ def _mapped(path: Path) -> np.ndarray:
     return np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.zeros(0, dtype=np.uint8)
 
 
-def _write_header(folder: Path, header: dict[str, Any]) -> None:
-    beside = folder / ".store.json"
-    beside.write_text(json.dumps(header))
-    beside.rename(folder / "store.json")
+def _write_json(path: Path, values: dict[str, Any]) -> None:
+    beside = path.with_name(f".{path.name}")
+    beside.write_text(json.dumps(values))
+    beside.rename(path)

@@ -5,7 +5,7 @@ import pytest
 
 from irlvla.data import store
 from irlvla.data.features import SensorConfig
-from irlvla.data.store import Moment, Store
+from irlvla.data.store import Moment, Prepared, Store
 from irlvla.types import Features, Polygons
 
 from .test_features import polygons, prepared, square
@@ -21,11 +21,16 @@ def moment(value):
     )
 
 
+def whole(scene, now, previous):
+    return Prepared(prepared=scene, now=now, previous=previous, picture="f.jpg")
+
+
 def written(folder, finish=True, sensors=SENSORS):
-    store.create(folder, "key", {"why": "test"}, ["a", "b", "c"], ["log", "log", "gol"], 2, sensors)
-    first, second = prepared(token="a"), prepared(objects=0, red=square(0, 0, 2, 2), token="c")
-    store.write_shard(folder, 0, [0, 1], [(first, moment(1), moment(2)), "scene b: the picture is missing"])
-    store.write_shard(folder, 1, [2], [(second, moment(3), None)])
+    store.create(folder, "key", {"why": "test"}, ["a", "b", "c", "d"], 2, sensors)
+    first = prepared(token="a")
+    second = dataclasses.replace(prepared(objects=0, red=square(0, 0, 2, 2), token="c"), log_name="gol")
+    store.write_shard(folder, 0, [(0, whole(first, moment(1), moment(2))), (1, "scene b: the picture is missing")])
+    store.write_shard(folder, 1, [(2, whole(second, moment(3), None))])
     if finish:
         store.finish(folder)
     return first, second
@@ -46,7 +51,7 @@ def test_scenes_come_back_as_they_were_put_in(tmp_path):
     opened = Store(tmp_path)
     assert opened.tokens == ("a", "c") and opened.log_names == ("log", "gol") and len(opened) == 2
     same(opened.prepared(0), first)
-    same(opened.prepared(1), dataclasses.replace(second, log_name="gol"))
+    same(opened.prepared(1), second)
     assert opened.features([1, 0]).images[:, 0, 0, 0, 0].tolist() == [3, 1]
     assert opened.features([0], previous=True).ego_history[0, 0, 0] == 2.0
     assert opened.human([1]).shape == (1, 8, 3) and opened.targets([0]).all()
@@ -59,9 +64,9 @@ def test_arrays_of_a_prepared_scene_can_be_written_to(tmp_path):
     assert not Store(tmp_path).prepared(0).centerline.any()
 
 
-def test_what_failed_is_listed(tmp_path):
+def test_what_failed_or_was_not_found_is_listed(tmp_path):
     written(tmp_path)
-    assert Store(tmp_path).failed == {"b": "scene b: the picture is missing"}
+    assert Store(tmp_path).failed == {"b": "scene b: the picture is missing", "d": "the token is in none of the logs"}
 
 
 def test_a_missing_previous_moment_is_named(tmp_path):
@@ -77,7 +82,7 @@ def test_a_half_written_store_is_not_opened(tmp_path):
 
 
 def test_an_unfinished_shard_keeps_the_store_unfinished(tmp_path):
-    store.create(tmp_path, "key", {}, ["a"], ["log"], 1, SENSORS)
+    store.create(tmp_path, "key", {}, ["a"], 1, SENSORS)
     with pytest.raises(ValueError, match="shard 0 of 1 is missing"):
         store.finish(tmp_path)
 
@@ -97,21 +102,21 @@ def test_another_format_is_named(tmp_path, monkeypatch):
 def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(ValueError, match="refusing to overwrite"):
-        store.create(tmp_path, "key", {}, [], [], 0, SENSORS)
+        store.create(tmp_path, "key", {}, [], 0, SENSORS)
 
 
 def test_the_size_told_beforehand_is_the_size_on_disk(tmp_path):
     first, second = written(tmp_path)
     records = [len(store.packed(scene)[0]) for scene in (first, second)]
     on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
-    assert on_disk == pytest.approx(store.size_of(3, SENSORS, int(np.mean(records))), rel=0.15)
+    assert on_disk == pytest.approx(store.size_of(4, SENSORS, int(np.mean(records))), rel=0.15)
 
 
 def test_a_store_without_cameras_has_no_views(tmp_path):
     sensors = SensorConfig(cameras=(), height=6, width=8)
-    store.create(tmp_path, "key", {}, ["a"], ["log"], 1, sensors)
+    store.create(tmp_path, "key", {}, ["a"], 1, sensors)
     blind = dataclasses.replace(moment(1), features=dataclasses.replace(moment(1).features, images=np.zeros((0, 6, 8, 3), np.uint8)))
-    store.write_shard(tmp_path, 0, [0], [(prepared(), blind, None)])
+    store.write_shard(tmp_path, 0, [(0, whole(prepared(), blind, None))])
     store.finish(tmp_path)
     assert Store(tmp_path).features([0]).images.shape == (1, 0, 6, 8, 3)
 
