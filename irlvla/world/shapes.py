@@ -67,7 +67,7 @@ def _inset(face: Face, slot: int, u: tuple[float, float], v: tuple[float, float]
     return slot, corners
 
 
-def _wheels(places: list[float], radius_x: float, radius_z: float, y: float = 0.495) -> list[Face]:
+def _wheels(places: list[float], radius_x: float, radius_z: float, y: float = 0.506) -> list[Face]:
     faces = []
     for place in places:
         for scale, slot, shift in ((1.0, DARK, 0.0), (0.5, TRIM, 0.008)):
@@ -113,7 +113,7 @@ def _van() -> list[Face]:
     faces += _sides([(0.12, 0.55), (0.36, 0.55), (0.27, 0.86), (0.12, 0.86)], 0.485, GLASS)
     faces += _sides([(-0.49, 0.36), (0.1, 0.36), (0.1, 0.42), (-0.49, 0.42)], 0.485, SECOND)
     faces += [_back(-0.4, -0.03, 0.6, 0.86, GLASS), _back(0.03, 0.4, 0.6, 0.86, GLASS), _back(-0.12, 0.12, 0.88, 0.95, TAILLIGHT)]
-    faces += _lamps((0.28, 0.39), (0.3, 0.52), 0.33) + _wheels([0.33, -0.31], 0.065, 0.16, 0.475)
+    faces += _lamps((0.28, 0.39), (0.3, 0.52), 0.33) + _wheels([0.33, -0.31], 0.065, 0.16, 0.49)
     faces += [_front(-0.3, 0.3, 0.24, 0.37, DARK), _front(-0.48, 0.48, 0.14, 0.21, TRIM), _back(-0.12, 0.12, 0.32, 0.39, WHITE)]
     return faces + [_back(-0.48, 0.48, 0.14, 0.24, TRIM)]
 
@@ -127,7 +127,7 @@ def _truck() -> list[Face]:
     faces += [_front(-0.46, -0.3, 0.15, 0.22, HEADLIGHT), _front(0.3, 0.46, 0.15, 0.22, HEADLIGHT)]
     faces += [_back(-0.48, -0.26, 0.12, 0.2, TAILLIGHT, -0.501), _back(0.26, 0.48, 0.12, 0.2, TAILLIGHT, -0.501)]
     faces += [_back(-0.1, 0.1, 0.12, 0.18, WHITE, -0.501)]
-    return faces + _wheels([0.37, -0.22, -0.36], 0.052, 0.15, 0.49)
+    return faces + _wheels([0.37, -0.22, -0.36], 0.052, 0.15, 0.502)
 
 
 def _bus() -> list[Face]:

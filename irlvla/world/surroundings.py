@@ -91,24 +91,32 @@ def scenery(
     )
 
 
-def signal_poles(approaches: Float[np.ndarray, "approaches 5"]) -> tuple[Float[np.ndarray, "poles 4"], Int[np.ndarray, "poles"]]:
+def signal_poles(
+    roads: Sequence[Ring], approaches: Float[np.ndarray, "approaches 5"]
+) -> tuple[Float[np.ndarray, "poles 4"], Int[np.ndarray, "poles"]]:
     """Two traffic light poles for each approach, one beside its stop line and one with a mast arm behind the junction.
 
     Args:
+        roads: Everything that cars drive on: no pole stands there.
         approaches: x, y of the middle of the approach's stop line (over all its lanes), driving direction there, width of
             the approach, and the distance from the stop line across the junction.
 
     Returns:
         The poles for `scenery` (global), and for each pole the index of its approach, to be used or mapped as its group.
     """
+    road = _union(roads)
+    shapely.prepare(road)
     rows, groups = [], []
     for index, (x, y, heading, width, depth) in enumerate(approaches):
         forward, right = np.array([np.cos(heading), np.sin(heading)]), np.array([np.sin(heading), -np.cos(heading)])
-        back = np.arctan2(-forward[1], -forward[0])
-        near = np.array([x, y]) + forward * 0.3 + right * (width / 2 + 1.1)
-        far = np.array([x, y]) + forward * (depth + 1.5) + right * (width / 2 + 1.1)
-        rows += [[*near, back, 0.0], [*far, back, min(1.1 + width / 2, 6.5)]]
-        groups += [index, index]
+        back = float(np.arctan2(-forward[1], -forward[0]))
+        for along, arm in ((0.3, False), (depth + 1.5, True)):
+            aside = width / 2 + 1.0 + 0.25 * np.arange(24)
+            places = np.array([x, y]) + forward * along + right * aside[:, None]
+            free = shapely.distance(road, shapely.points(places)) > 0.5
+            first = int(np.argmax(free)) if free.any() else 0
+            rows.append([*places[first], back, min(float(aside[first]) - 0.3 * width, 8.0) if arm else 0.0])
+            groups.append(index)
     return np.array(rows, float).reshape(-1, 4), np.array(groups, dtype=np.int64)
 
 
