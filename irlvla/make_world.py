@@ -14,7 +14,7 @@ from PIL import Image
 from irlvla.selection import promising, spaced
 from irlvla.world.camera import Stage, camera_pose, mounting, picture, stage
 from irlvla.world.export import Drive, Run, drives, ego_pose, footage, frame_token, log_frames, write_log
-from irlvla.world.furniture import town_scenery
+from irlvla.world.dressing import dressed_town
 from irlvla.world.mapfile import CITIES, write_city, write_index
 from irlvla.world.motion import FRAME_STEPS, crowd, ego_motion, standing_things
 from irlvla.world.scenery import load_scenery, save_footage, save_scenery
@@ -94,7 +94,7 @@ def tasks(config: WorldConfig) -> list[Task]:
     return [task for task in found if any(logs for _, logs, _ in task.quotas)]
 
 
-def _make_town(job: tuple[Path, Path, int, int, int]) -> tuple[Town, list[tuple[int, int]]]:
+def _make_town(job: tuple[Path, Path, int, int, int]) -> tuple[Town, tuple[tuple[int, int], ...]]:
     folder, work, seed, number, towns = job
     cities = sorted(CITIES)
     city = cities[number % len(cities)]
@@ -103,7 +103,7 @@ def _make_town(job: tuple[Path, Path, int, int, int]) -> tuple[Town, list[tuple[
     origin = np.array(CITIES[city][2]) + np.array((3000.0 * (place % 4), 3000.0 * (place // 4)))
     name = f"town{number:02d}"
     town = make_town(work / name, name, city, shape, seed * 1000 + number, origin, 1_000_000 * (place + 1))
-    standing, systems = town_scenery(town, seed * 1000 + number)
+    standing, systems = dressed_town(town, seed * 1000 + number)
     save_scenery(folder / "openscene" / "sidecar" / f"{name}.npz", standing)
     return town, systems
 
@@ -122,7 +122,7 @@ class Kept:
     tokens: tuple[str, ...]
 
 
-def _run_task(job: tuple[Path, Path, WorldConfig, Task, int, Town, list[tuple[int, int]]]) -> list[Kept]:
+def _run_task(job: tuple[Path, Path, WorldConfig, Task, int, Town, tuple[tuple[int, int], ...]]) -> list[Kept]:
     folder, work, config, task, number, town, systems = job
     seed = (config.seed * 1000 + number) * 7 + 3
     rng = np.random.default_rng([seed, 1])
@@ -165,7 +165,7 @@ def _scene_frames(run: Run, drive: Drive, rng: np.random.Generator, most: int) -
 
 
 def _draw(
-    openscene: Path, part: str, run: Run, drive: Drive, chosen: list[int], systems: list[tuple[int, int]], drawing: Stage | None, cameras: tuple[str, ...]
+    openscene: Path, part: str, run: Run, drive: Drive, chosen: list[int], systems: tuple[tuple[int, int], ...], drawing: Stage | None, cameras: tuple[str, ...]
 ) -> None:
     """Write a log's footage, and the pictures of its scenes and of the frames before them."""
     frames = sorted({drive.first + frame + shift for frame in chosen for shift in (-1, 0)})

@@ -44,21 +44,69 @@ def _layers(towns: list[Town]) -> dict[str, tuple[str, list[int], list[shapely.G
         for lane in town.lanes:
             left, right = _boundary_ids(lane)
             group = town.blocks[lane.block].fid
-            add("lanes_polygons", "Polygon", lane.fid, lane.polygon, origin, lane_fid=lane.fid, lane_group_fid=group, left_boundary_fid=left, right_boundary_fid=right, lane_index=lane.place, speed_limit_mps=lane.speed)
+            add(
+                "lanes_polygons",
+                "Polygon",
+                lane.fid,
+                lane.polygon,
+                origin,
+                lane_fid=lane.fid,
+                lane_group_fid=group,
+                left_boundary_fid=left,
+                right_boundary_fid=right,
+                lane_index=lane.place,
+                speed_limit_mps=lane.speed,
+            )
         for link in town.connectors:
             left, right = _boundary_ids(link)
             stop = str(town.stop_lines[link.stop_line].fid) if link.stop_line >= 0 else ""
             group = town.block_connectors[link.block].fid
-            add("lane_connectors", "LineString", link.fid, shapely.LineString(link.line), origin, exit_lane_fid=town.lanes[link.before].fid, entry_lane_fid=town.lanes[link.after].fid, lane_group_connector_fid=group, speed_limit_mps=link.speed, traffic_light_stop_line_fids=stop)
-            add("gen_lane_connectors_scaled_width_polygons", "Polygon", link.fid, link.polygon, origin, lane_connector_fid=link.fid, left_boundary_fid=left, right_boundary_fid=right)
+            add(
+                "lane_connectors",
+                "LineString",
+                link.fid,
+                shapely.LineString(link.line),
+                origin,
+                exit_lane_fid=town.lanes[link.before].fid,
+                entry_lane_fid=town.lanes[link.after].fid,
+                lane_group_connector_fid=group,
+                speed_limit_mps=link.speed,
+                traffic_light_stop_line_fids=stop,
+            )
+            add(
+                "gen_lane_connectors_scaled_width_polygons",
+                "Polygon",
+                link.fid,
+                link.polygon,
+                origin,
+                lane_connector_fid=link.fid,
+                left_boundary_fid=left,
+                right_boundary_fid=right,
+            )
         for block in town.blocks:
             add("lane_groups_polygons", "Polygon", block.fid, block.polygon, origin)
         for block in town.block_connectors:
-            add("lane_group_connectors", "Polygon", block.fid, block.polygon, origin, from_lane_group_fid=town.blocks[block.before].fid, to_lane_group_fid=town.blocks[block.after].fid)
+            add(
+                "lane_group_connectors",
+                "Polygon",
+                block.fid,
+                block.polygon,
+                origin,
+                from_lane_group_fid=town.blocks[block.before].fid,
+                to_lane_group_fid=town.blocks[block.after].fid,
+            )
         for lanes, own, other in ((town.lanes, "lane_fid", "lane_connector_fid"), (town.connectors, "lane_connector_fid", "lane_fid")):
             for lane in lanes:
                 columns = {own: float(lane.fid), other: np.nan}
-                add("baseline_paths", "LineString", lane.fid, shapely.LineString(lane.line), origin, lane_fid=columns["lane_fid"], lane_connector_fid=columns["lane_connector_fid"])
+                add(
+                    "baseline_paths",
+                    "LineString",
+                    lane.fid,
+                    shapely.LineString(lane.line),
+                    origin,
+                    lane_fid=columns["lane_fid"],
+                    lane_connector_fid=columns["lane_connector_fid"],
+                )
                 for fid, line in zip(_boundary_ids(lane), (lane.left, lane.right), strict=True):
                     add("boundaries", "LineString", fid, shapely.simplify(shapely.LineString(line), 0.05), origin, boundary_type_fid=0)
         for area in town.intersections:
@@ -72,9 +120,31 @@ def _layers(towns: list[Town]) -> dict[str, tuple[str, list[int], list[shapely.G
 
 
 EMPTY_LAYERS = {
-    "lanes_polygons": ("Polygon", {"lane_fid": int, "lane_group_fid": int, "left_boundary_fid": int, "right_boundary_fid": int, "lane_index": int, "speed_limit_mps": float}),
-    "lane_connectors": ("LineString", {"exit_lane_fid": int, "entry_lane_fid": int, "lane_group_connector_fid": int, "speed_limit_mps": float, "traffic_light_stop_line_fids": object}),
-    "gen_lane_connectors_scaled_width_polygons": ("Polygon", {"lane_connector_fid": int, "left_boundary_fid": int, "right_boundary_fid": int}),
+    "lanes_polygons": (
+        "Polygon",
+        {
+            "lane_fid": int,
+            "lane_group_fid": int,
+            "left_boundary_fid": int,
+            "right_boundary_fid": int,
+            "lane_index": int,
+            "speed_limit_mps": float,
+        },
+    ),
+    "lane_connectors": (
+        "LineString",
+        {
+            "exit_lane_fid": int,
+            "entry_lane_fid": int,
+            "lane_group_connector_fid": int,
+            "speed_limit_mps": float,
+            "traffic_light_stop_line_fids": object,
+        },
+    ),
+    "gen_lane_connectors_scaled_width_polygons": (
+        "Polygon",
+        {"lane_connector_fid": int, "left_boundary_fid": int, "right_boundary_fid": int},
+    ),
     "lane_groups_polygons": ("Polygon", {}),
     "lane_group_connectors": ("Polygon", {"from_lane_group_fid": int, "to_lane_group_fid": int}),
     "baseline_paths": ("LineString", {"lane_fid": float, "lane_connector_fid": float}),
@@ -102,7 +172,9 @@ def write_city(folder: Path, city: str, towns: list[Town]) -> Path:
     rows = _layers(towns)
     for layer, (kind, columns) in EMPTY_LAYERS.items():
         _, fids, shapes, table = rows.get(layer, (kind, [], [], {name: [] for name in columns}))
-        shapes = shapely.transform(np.array(shapes, dtype=object), lambda points: np.stack(transformer.transform(points[:, 0], points[:, 1]), -1))
+        shapes = shapely.transform(
+            np.array(shapes, dtype=object), lambda points: np.stack(transformer.transform(points[:, 0], points[:, 1]), -1)
+        )
         fields = ["fid", *columns]
         data = [np.array(fids, np.int64), *(np.array(table[name], dtype=kind_of) for name, kind_of in columns.items())]
         pyogrio.raw.write(
@@ -110,7 +182,17 @@ def write_city(folder: Path, city: str, towns: list[Town]) -> Path:
             layer=layer, driver="GPKG", crs=GEOGRAPHIC, append=path.exists(), layer_options={"SPATIAL_INDEX": "NO", "FID": "fid"},
         )  # fmt: skip
     meta = [np.array(["projectedCoordSystem"], object), np.array([projection], object)]
-    pyogrio.raw.write(path, None, meta, np.array(["key", "value"], dtype=object), geometry_type=None, layer="meta", driver="GPKG", append=True, layer_options={"FID": "fid"})
+    pyogrio.raw.write(
+        path,
+        None,
+        meta,
+        np.array(["key", "value"], dtype=object),
+        geometry_type=None,
+        layer="meta",
+        driver="GPKG",
+        append=True,
+        layer_options={"FID": "fid"},
+    )
     return path
 
 
