@@ -160,7 +160,7 @@ def state_tensors(folder: Path | str, name: str) -> dict[str, torch.Tensor]:
 def metrics_writer(folder: Path | str, resume_step: int | None = None, name: str = "metrics") -> Iterator[Callable[..., None]]:
     """Opens `folder/metrics.csv` and TensorBoard's event file; gives a function `write(step, loss=..., ...)`.
 
-    The CSV is long (step, name, value), so rows of different kinds share one file.
+    The CSV is long (step, name, value), so rows of different kinds share one file; `train__loss=` becomes the name train/loss.
 
     Args:
         folder: the stage's folder.
@@ -183,8 +183,9 @@ def metrics_writer(folder: Path | str, resume_step: int | None = None, name: str
 
         def write(step: int, **values: float) -> None:
             for key, value in values.items():
-                writer.writerow([step, key, repr(float(value))])
-                board.add_scalar(key.replace("__", "/"), float(value), step)
+                name = key.replace("__", "/")
+                writer.writerow([step, name, repr(float(value))])
+                board.add_scalar(name, float(value), step)
             stream.flush()
 
         yield write

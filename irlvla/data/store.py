@@ -122,6 +122,11 @@ class Store:
         images = self._arrays["previous_images" if previous else "images"][rows]
         return Features(images=images, ego_history=self._arrays["ego_history"][rows, moment], command=self._arrays["command"][rows, moment])
 
+    def histories(self, indices: Sequence[int], previous: bool = False) -> Float[np.ndarray, "batch 4 7"]:
+        """Ego histories alone, without touching the pictures."""
+        rows, moment = self._rows_of(indices, previous)
+        return self._arrays["ego_history"][rows, moment]
+
     def human(self, indices: Sequence[int], previous: bool = False) -> Float[np.ndarray, "batch 8 3"]:
         """Logged futures in the ego frame of their own moment."""
         rows, moment = self._rows_of(indices, previous)
