@@ -9,7 +9,7 @@ from irlvla.types import CAMERA_NAMES
 from irlvla.world import raster, shapes
 from irlvla.world.ground import CELL, SHARES, Ground, ground
 from irlvla.world.look import Look
-from irlvla.world.paint import braked, fractions, lit, mesh_of, paint
+from irlvla.world.paint import BRAKE_LIGHT, fractions, lit, mesh_of, paint
 from irlvla.world.scenery import Moment, Scenery
 
 REACH = 320.0
@@ -194,13 +194,15 @@ def picture(
     rows = np.column_stack([boxes[:, :2] - stage.ground.origin, np.zeros(len(boxes)), boxes[:, 2:]])
     heads = lit(moment.lights[stage.head_groups])
     moving = (np.concatenate([mesh, np.full(len(heads), _HEAD)]), np.concatenate([rows, stage.heads]))
-    colours = np.concatenate([braked(paint(mesh, seeds), moment.braking), heads])
+    painted = paint(mesh, seeds)
+    painted[moment.braking, shapes.TAILLIGHT] = BRAKE_LIGHT
+    colours = np.concatenate([painted, heads])
     scene = (lens, eye, rotation)
     for things, paints in ((moving, colours), ((stage.mesh, stage.rows), stage.colours)):
         raster.draw_things(image, depth, *scene, light, haze, REACH, *_MESHES, *things, paints)
         raster.draw_shadows(shade, *scene, drift, REACH, _SHADOW, *things, darkness)
     raster.draw_crowns(image, depth, *scene, light, haze, REACH, stage.crowns, look.leaves, _NOISE)
     floor = stage.ground
-    patches = (floor.classes, SHARES, floor.cells, floor.starts, floor.shapes, CELL)
+    patches = (floor.mixtures, SHARES, floor.cells, floor.starts, floor.shapes, CELL)
     raster.draw_ground(image, depth, shade, *scene, light, haze, sky, materials, *patches, _NOISE)
     return image

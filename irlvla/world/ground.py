@@ -4,6 +4,7 @@ Each cell keeps how much of it is asphalt, pavement, white and yellow paint (the
 every light, and coarser levels are plain averages: far markings fade instead of flickering.
 """
 
+import itertools
 from dataclasses import dataclass
 from typing import no_type_check
 
@@ -15,22 +16,31 @@ from irlvla.world.scenery import Scenery
 
 CELL = 0.125
 LEVELS = 6
-SHARES = np.array(
-    [[0, 0, 0, 0], [255, 0, 0, 0], [0, 255, 0, 0], [0, 120, 135, 0], [0, 0, 255, 0], [0, 0, 0, 255], [0, 110, 0, 0]], dtype=np.uint8
-)
+_CLASS_SHARES = np.array([[0, 0, 0, 0], [255, 0, 0, 0], [0, 255, 0, 0], [0, 120, 135, 0], [0, 0, 255, 0], [0, 0, 0, 255], [0, 110, 0, 0]])
 """Shares (of 255) of asphalt, pavement, white and yellow paint in each class of GROUND_NAMES."""
+
+
+def _mixtures() -> tuple[UInt8[np.ndarray, "quads"], UInt8[np.ndarray, "mixtures 4"]]:
+    """For each way to give four quarters of a cell a class the number of its mixture, and the shares of each mixture."""
+    kinds = len(_CLASS_SHARES)
+    quads = np.array(list(itertools.product(range(kinds), repeat=4)))
+    mixtures, numbers = np.unique(np.sort(quads, axis=1), axis=0, return_inverse=True)
+    return numbers.ravel().astype(np.uint8), np.round(_CLASS_SHARES[mixtures].mean(1)).astype(np.uint8)
+
+
+_MIXTURE_OF, SHARES = _mixtures()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ground:
     """The ground in cells; cell (row, column) 0, 0 lies at `origin` (global). Level k has `shapes[k]` rows and columns of side CELL * 2**k.
 
-    Level 0 is `classes`, the class of each cell; the others are shares (of 255) of asphalt, pavement, white, yellow in
-    `cells`, level k from `starts[k]` on.
+    Level 0 is `mixtures`: the row of SHARES for each cell, whose four quarters were painted apart. The others are shares (of
+    255) of asphalt, pavement, white, yellow in `cells`, level k from `starts[k]` on.
     """
 
     origin: Float[np.ndarray, "2"]
-    classes: UInt8[np.ndarray, "rows columns"]
+    mixtures: UInt8[np.ndarray, "rows columns"]
     cells: UInt8[np.ndarray, "cells 4"]
     starts: Int[np.ndarray, "levels"]
     shapes: Int[np.ndarray, "levels 2"]
@@ -42,16 +52,18 @@ def ground(scenery: Scenery) -> Ground:
     extent = polygons.vertices.max(0) if len(polygons.vertices) else np.zeros(2)
     block = 1 << (LEVELS - 1)
     columns, rows = (int(np.ceil((side + 4.0) / CELL / block)) * block for side in extent)
-    classes = np.zeros((rows, columns), np.uint8)
-    _paint(classes, polygons.vertices / CELL, polygons.ring_start, polygons.polygon_start, scenery.ground_classes)
+    quarters = np.zeros((2 * rows, 2 * columns), np.uint8)
+    _paint(quarters, polygons.vertices / (CELL / 2), polygons.ring_start, polygons.polygon_start, scenery.ground_classes)
+    mixtures = np.empty((rows, columns), np.uint8)
+    _mix(quarters, len(_CLASS_SHARES), _MIXTURE_OF, mixtures)
     shapes = np.array([(rows >> level, columns >> level) for level in range(LEVELS)])
     starts = np.concatenate([[0, 0], np.cumsum(shapes[1:].prod(1))])
     cells = np.empty((int(starts[-1]), 4), np.uint8)
-    _halve_classes(classes, SHARES, cells[: starts[2]].reshape(*shapes[1], 4))
+    _halve_mixtures(mixtures, SHARES, cells[: starts[2]].reshape(*shapes[1], 4))
     for level in range(2, LEVELS):
         finer = cells[starts[level - 1] : starts[level]].reshape(*shapes[level - 1], 4)
         _halve(finer, cells[starts[level] : starts[level + 1]].reshape(*shapes[level], 4))
-    return Ground(origin=scenery.origin.astype(float), classes=classes, cells=cells, starts=starts[:-1], shapes=shapes)
+    return Ground(origin=scenery.origin.astype(float), mixtures=mixtures, cells=cells, starts=starts[:-1], shapes=shapes)
 
 
 @no_type_check
@@ -133,7 +145,7 @@ def _halve(finer, coarser):
 
 @no_type_check
 @njit(cache=True, nogil=True)
-def _halve_classes(finer, shares, coarser):
+def _halve_mixtures(finer, shares, coarser):
     for row in range(coarser.shape[0]):
         for column in range(coarser.shape[1]):
             a, b = finer[2 * row, 2 * column], finer[2 * row + 1, 2 * column]
@@ -141,3 +153,13 @@ def _halve_classes(finer, shares, coarser):
             for share in range(4):
                 total = np.int32(shares[a, share]) + shares[b, share] + shares[c, share] + shares[d, share]
                 coarser[row, column, share] = (total + 2) >> 2
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
+def _mix(quarters, kinds, mixture_of, mixtures):
+    for row in range(mixtures.shape[0]):
+        for column in range(mixtures.shape[1]):
+            a, b = np.int64(quarters[2 * row, 2 * column]), np.int64(quarters[2 * row + 1, 2 * column])
+            c, d = np.int64(quarters[2 * row, 2 * column + 1]), np.int64(quarters[2 * row + 1, 2 * column + 1])
+            mixtures[row, column] = mixture_of[((a * kinds + b) * kinds + c) * kinds + d]

@@ -1,7 +1,7 @@
 """Colours of things: each thing's colour for each slot of its mesh, chosen by its seed and its state."""
 
 import numpy as np
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 
 from irlvla.types import OBJECT_NAMES
 from irlvla.world.shapes import (
@@ -72,13 +72,14 @@ PLAIN = {
     GREEN: (40, 140, 70),
     TRIM: (66, 68, 72),
 }
+BRAKE_LIGHT = (255.0, 32.0, 20.0, 1.0)
 LAMPS = {RED: ((66, 12, 10), (255, 36, 22)), AMBER: ((70, 48, 6), (255, 190, 20)), GREEN: ((6, 46, 26), (40, 255, 130))}
 """Colour of each lamp of a traffic light: dark, lit."""
 
 
-def fractions(seeds: Int[np.ndarray, "things"], salt: int) -> Float[np.ndarray, "things"]:
+def fractions(seeds: Int[np.ndarray, "*things"], salts: int | Int[np.ndarray, "salts"]) -> Float[np.ndarray, "*numbers"]:
     """A number in [0, 1) for each seed, the same for ever; different salts give independent numbers."""
-    offset = np.array([salt], np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
+    offset = np.atleast_1d(salts).astype(np.uint64) * np.uint64(0xBF58476D1CE4E5B9)
     mixed = np.asarray(seeds).astype(np.uint64) * np.uint64(0x9E3779B97F4A7C15) + offset
     mixed ^= mixed >> np.uint64(31)
     mixed *= np.uint64(0x94D049BB133111EB)
@@ -86,55 +87,70 @@ def fractions(seeds: Int[np.ndarray, "things"], salt: int) -> Float[np.ndarray, 
     return (mixed >> np.uint64(11)).astype(float) / float(1 << 53)
 
 
-def _chosen(palette: Float[np.ndarray, "colours 3"], seeds: Int[np.ndarray, "things"], salt: int) -> Float[np.ndarray, "things 3"]:
-    return palette[(fractions(seeds, salt) * len(palette)).astype(int)]
+CHOICES = (
+    (("sedan", "wagon", "truck"), BODY, CAR),
+    (("van",), BODY, VAN),
+    (("van", "truck"), SECOND, CARGO),
+    (("bus",), BODY, BUS),
+    (("bus",), SECOND, VAN),
+    (("pedestrian", "bicycle"), BODY, CLOTHES),
+    (("pedestrian", "bicycle"), DARK, TROUSERS),
+    (("pedestrian", "bicycle"), SKIN, SKINS),
+    (("bicycle",), SECOND, CLOTHES),
+    (("pedestrian",), TRIM, SKINS * 0.35),
+    (("bin",), SECOND, CLOTHES * 0.6),
+    (("block", "house"), WALL, WALLS),
+    (("house",), ROOF, ROOFS),
+)
+"""Meshes whose slot has a choice of colours."""
+
+
+def _tables() -> tuple[Float[np.ndarray, "meshes 14 16 3"], Int[np.ndarray, "meshes 14"]]:
+    """Palette of each slot of each mesh, padded, and how many colours it has."""
+    palettes = np.zeros((len(MESH_NAMES), len(SLOTS), 16, 3))
+    counts = np.ones((len(MESH_NAMES), len(SLOTS)), np.int64)
+    for slot, colour in PLAIN.items():
+        palettes[:, slot, 0] = colour
+    for names, slot, palette in CHOICES:
+        for name in names:
+            palettes[MESH_NAMES.index(name), slot, : len(palette)] = palette
+            counts[MESH_NAMES.index(name), slot] = len(palette)
+    return palettes, counts
+
+
+_PALETTES, _COUNTS = _tables()
+_SALTS = np.arange(5, 5 + len(SLOTS))
 
 
 def paint(mesh: Int[np.ndarray, "things"], seeds: Int[np.ndarray, "things"]) -> Float[np.ndarray, "things 14 4"]:
-    """R, G, B (0..255) and glow (0 or 1) of each slot of each thing."""
+    """R, G, B (0..255) and glow (0 or 1) of each slot of each thing; headlights glow."""
+    slots = np.arange(len(SLOTS))
+    counts = _COUNTS[mesh]
+    chosen = (fractions(seeds[:, None], _SALTS) * counts).astype(np.int64)
+    shade = np.where(counts > 1, 0.88 + 0.2 * fractions(seeds, 3)[:, None], 1.0)
     colours = np.zeros((len(mesh), len(SLOTS), 4))
-    for slot, colour in PLAIN.items():
-        colours[:, slot, :3] = colour
-    shade = (0.88 + 0.2 * fractions(seeds, 3))[:, None]
-
-    def fill(names: tuple[str, ...], slot: int, palette: np.ndarray, salt: int) -> None:
-        chosen = np.isin(mesh, [MESH_NAMES.index(name) for name in names])
-        colours[chosen, slot, :3] = np.minimum(_chosen(palette, seeds[chosen], salt) * shade[chosen], 255)
-
-    fill(("sedan", "wagon", "truck"), BODY, CAR, 5)
-    fill(("van",), BODY, VAN, 5)
-    fill(("van",), SECOND, CARGO, 6)
-    fill(("truck",), SECOND, CARGO, 7)
-    fill(("bus",), BODY, BUS, 5)
-    fill(("bus",), SECOND, VAN, 8)
-    fill(("pedestrian", "bicycle"), BODY, CLOTHES, 5)
-    fill(("pedestrian", "bicycle"), DARK, TROUSERS, 6)
-    fill(("pedestrian", "bicycle"), SKIN, SKINS, 7)
-    fill(("bicycle",), SECOND, CLOTHES, 8)
-    fill(("pedestrian",), TRIM, SKINS * 0.35, 9)
-    fill(("bin",), SECOND, CLOTHES * 0.6, 5)
-    fill(("block", "house"), WALL, WALLS, 5)
-    fill(("house",), ROOF, ROOFS, 6)
-    colours[:, BODY, :3] = np.where(np.isin(mesh, [MESH_NAMES.index("house")])[:, None], colours[:, WALL, :3], colours[:, BODY, :3])
-    return colours
-
-
-def braked(colours: Float[np.ndarray, "things 14 4"], braking: Bool[np.ndarray, "things"]) -> Float[np.ndarray, "things 14 4"]:
-    """The colours with glowing tail lights on what brakes; headlights glow softly on everything."""
-    colours = colours.copy()
-    colours[braking, TAILLIGHT] = (255, 32, 20, 1)
+    colours[:, :, :3] = np.minimum(_PALETTES[mesh[:, None], slots, chosen] * shade[:, :, None], 255.0)
+    gables = mesh == MESH_NAMES.index("house")
+    colours[gables, BODY] = colours[gables, WALL]
     colours[:, HEADLIGHT, 3] = 1
     return colours
 
 
 def lit(states: Int[np.ndarray, "heads"]) -> Float[np.ndarray, "heads 14 4"]:
     """Colours of traffic light heads in their states (indices into LIGHT_NAMES): one lamp glows, the others are dark."""
-    colours = paint(np.full(len(states), MESH_NAMES.index("head")), np.zeros(len(states), np.int64))
+    return _LIT[states]
+
+
+def _lit() -> Float[np.ndarray, "states 14 4"]:
+    colours = paint(np.full(4, MESH_NAMES.index("head")), np.zeros(4, np.int64))
     for state, slot in ((1, RED), (2, AMBER), (3, GREEN)):
         dark, bright = LAMPS[slot]
         colours[:, slot, :3] = dark
-        colours[states == state, slot] = (*bright, 1)
+        colours[state, slot] = (*bright, 1)
     return colours
+
+
+_LIT = _lit()
 
 
 def mesh_of(
@@ -142,12 +158,14 @@ def mesh_of(
 ) -> Int[np.ndarray, "objects"]:
     """Which mesh draws each object: its type, and for vehicles their size."""
     length, height = boxes[:, 3], boxes[:, 5]
-    others = {"pedestrian": "pedestrian", "bicycle": "bicycle", "traffic_cone": "cone", "barrier": "barrier", "czone_sign": "sign"}
-    by_type = np.array([MESH_NAMES.index(others.get(name, "bin")) for name in OBJECT_NAMES])
-    mesh = by_type[types]
-    vehicle = types == OBJECT_NAMES.index("vehicle")
-    car = np.where((length > 4.9) | (height > 1.6) | (fractions(seeds, 11) < 0.3), MESH_NAMES.index("wagon"), MESH_NAMES.index("sedan"))
-    car = np.where((height >= 1.9) & (length < 7.2), MESH_NAMES.index("van"), car)
-    car = np.where(length >= 7.2, MESH_NAMES.index("truck"), car)
-    car = np.where(length >= 10.8, MESH_NAMES.index("bus"), car)
-    return np.where(vehicle, car, mesh)
+    wagon = (length > 4.9) | (height > 1.6) | (fractions(seeds, 11) < 0.3)
+    size = np.where(wagon, 1, 0)
+    size[(height >= 1.9) & (length < 7.2)] = 2
+    size[length >= 7.2] = 3
+    size[length >= 10.8] = 4
+    return np.where(types == OBJECT_NAMES.index("vehicle"), _VEHICLES[size], _MESH_OF_TYPE[types])
+
+
+_VEHICLES = np.array([MESH_NAMES.index(name) for name in ("sedan", "wagon", "van", "truck", "bus")])
+_OTHERS = {"pedestrian": "pedestrian", "bicycle": "bicycle", "traffic_cone": "cone", "barrier": "barrier", "czone_sign": "sign"}
+_MESH_OF_TYPE = np.array([MESH_NAMES.index(_OTHERS.get(name, "bin")) for name in OBJECT_NAMES])

@@ -12,7 +12,8 @@ from numba import njit
 from irlvla.world.shapes import CORNERS, WALL
 
 NEAR = 0.25
-TAPS = 6
+TAPS = 5
+"""Looks at the ground a pixel, at most."""
 
 
 @no_type_check
@@ -223,7 +224,7 @@ def draw_shadows(shade, lens, eye, rotation, drift, reach, mesh_shadow, mesh, ro
             continue
         cosine, sine = np.cos(rows[thing, 3]), np.sin(rows[thing, 3])
         for step in range(3):
-            part = 0.5 * step * height
+            part = 0.5 * step * min(height, 7.0)
             for i in range(CORNERS):
                 corner = min(i, 3)
                 a = rows[thing, 4] * (0.51 if corner == 0 or corner == 3 else -0.51)
@@ -244,14 +245,15 @@ def draw_shadows(shade, lens, eye, rotation, drift, reach, mesh_shadow, mesh, ro
 
 @no_type_check
 @njit(cache=True, nogil=True)
-def draw_ground(image, depth, shade, lens, eye, rotation, light, haze, sky, materials, classes, shares, cells, starts, shapes, cell, noise):
+def draw_ground(
+    image, depth, shade, lens, eye, rotation, light, haze, sky, materials, mixtures, shares, cells, starts, shapes, cell, noise
+):
     """Fill every pixel where nothing stands with ground or sky.
 
     `sky` are the colours at the top and at the horizon (2, 3), `materials` those of asphalt, pavement, white, yellow, grass.
     """
     rows, columns = depth.shape
     levels = len(starts)
-    weights = np.empty(5)
     flat = light[4] + light[3] * light[2]
     for row in range(rows):
         ray_y = (row + 0.5 - lens[3]) / lens[1]
@@ -262,66 +264,66 @@ def draw_ground(image, depth, shade, lens, eye, rotation, light, haze, sky, mate
             dx = rotation[0, 0] * ray_x + rotation[1, 0] * ray_y + rotation[2, 0]
             dy = rotation[0, 1] * ray_x + rotation[1, 1] * ray_y + rotation[2, 1]
             dz = rotation[0, 2] * ray_x + rotation[1, 2] * ray_y + rotation[2, 2]
-            flat_length = np.sqrt(dx * dx + dy * dy)
-            rise = dz / flat_length
+            along = np.sqrt(dx * dx + dy * dy)
+            rise = dz / along
             if rise > -0.0018:
-                tree_line = 0.010 + 0.012 * abs(noise[int((dx / flat_length) * 60 + 60) & 127, int((dy / flat_length) * 60 + 60) & 127])
-                if rise < tree_line:
-                    share = 0.62
-                    for channel in range(3):
+                # The horizon is a hazy line of trees.
+                hills = 0.010 + 0.012 * abs(noise[int((dx / along) * 60 + 60) & 127, int((dy / along) * 60 + 60) & 127])
+                share = np.sqrt(min(1.0, rise * 1.3)) if rise >= hills else 0.0
+                for channel in range(3):
+                    if rise < hills:
                         own = materials[4, channel] * 0.5 * flat
-                        image[row, column, channel] = own + (haze[1 + channel] - own) * share
-                else:
-                    share = min(1.0, rise * 1.6) ** 0.7
-                    for channel in range(3):
+                        image[row, column, channel] = own + (haze[1 + channel] - own) * 0.62
+                    else:
                         image[row, column, channel] = sky[1, channel] + (sky[0, channel] - sky[1, channel]) * share
                 continue
             reach = -eye[2] / dz
             x, y = (eye[0] + reach * dx) / cell, (eye[1] + reach * dy) / cell
-            far = reach * flat_length
-            minor = reach * np.sqrt(flat_length * flat_length + dz * dz) / lens[0] / cell
-            major = minor / max(-rise, 1e-3)
+            minor = reach / lens[0] / cell
+            major = minor / -rise
+            # A pixel sees a strip of ground `minor` cells wide and `major` long: a few taps along it, of the level that fits.
             size = max(minor, major / TAPS)
             level = 0
             while level < levels - 1 and (2 << level) <= size:
                 level += 1
+            asphalt, pavement, white, yellow = 0.0, 0.0, 0.0, 0.0
             taps = min(TAPS, max(1, int(major / (1 << level) + 0.5)))
-            step_x, step_y = major * dx / flat_length / taps, major * dy / flat_length / taps
-            for share in range(5):
-                weights[share] = 0.0
-            for tap in range(taps):
-                offset = tap - 0.5 * (taps - 1)
-                px, py = x + offset * step_x, y + offset * step_y
+            step_x, step_y = major * dx / along / taps, major * dy / along / taps
+            px, py = x - 0.5 * (taps - 1) * step_x, y - 0.5 * (taps - 1) * step_y
+            for _ in range(taps):
                 if level == 0:
                     # Near by, cells are larger than pixels: blend the four around.
-                    left, low = np.floor(px - 0.5), np.floor(py - 0.5)
-                    part_x, part_y = px - 0.5 - left, py - 0.5 - low
-                    for corner in range(4):
-                        c, r = int(left) + (corner & 1), int(low) + (corner >> 1)
-                        weight = (part_x if corner & 1 else 1 - part_x) * (part_y if corner >> 1 else 1 - part_y)
-                        if 0 <= r < shapes[0, 0] and 0 <= c < shapes[0, 1]:
-                            kind = classes[r, c]
-                            for share in range(4):
-                                weights[share] += weight * shares[kind, share]
+                    c, r = int(np.floor(px - 0.5)), int(np.floor(py - 0.5))
+                    if 0 <= r < shapes[0, 0] - 1 and 0 <= c < shapes[0, 1] - 1:
+                        a, b, d, e = mixtures[r, c], mixtures[r, c + 1], mixtures[r + 1, c], mixtures[r + 1, c + 1]
+                        if a == b and a == d and a == e:
+                            asphalt, pavement = asphalt + shares[a, 0], pavement + shares[a, 1]
+                            white, yellow = white + shares[a, 2], yellow + shares[a, 3]
+                        else:
+                            u, v = px - 0.5 - c, py - 0.5 - r
+                            wa, wb, wd, we = (1 - u) * (1 - v), u * (1 - v), (1 - u) * v, u * v
+                            asphalt += wa * shares[a, 0] + wb * shares[b, 0] + wd * shares[d, 0] + we * shares[e, 0]
+                            pavement += wa * shares[a, 1] + wb * shares[b, 1] + wd * shares[d, 1] + we * shares[e, 1]
+                            white += wa * shares[a, 2] + wb * shares[b, 2] + wd * shares[d, 2] + we * shares[e, 2]
+                            yellow += wa * shares[a, 3] + wb * shares[b, 3] + wd * shares[d, 3] + we * shares[e, 3]
                 else:
                     c, r = int(np.floor(px)) >> level, int(np.floor(py)) >> level
                     if 0 <= r < shapes[level, 0] and 0 <= c < shapes[level, 1]:
                         at = starts[level] + r * shapes[level, 1] + c
-                        for share in range(4):
-                            weights[share] += cells[at, share]
-            total = 0.0
-            for share in range(4):
-                weights[share] /= 255.0 * taps
-                total += weights[share]
-            weights[4] = max(0.0, 1.0 - total)
+                        asphalt, pavement = asphalt + cells[at, 0], pavement + cells[at, 1]
+                        white, yellow = white + cells[at, 2], yellow + cells[at, 3]
+                px, py = px + step_x, py + step_y
+            norm = 1.0 / (255.0 * taps)
+            asphalt, pavement, white, yellow = asphalt * norm, pavement * norm, white * norm, yellow * norm
+            grass = max(0.0, 1.0 - asphalt - pavement - white - yellow)
             fine = noise[(int(x * 2) >> level) & 127, (int(y * 2) >> level) & 127]
             coarse = noise[int(x * 0.04) & 127, int(y * 0.04) & 127]
-            grain = 1.0 + (0.05 * fine + 0.03 * coarse) * (1.0 - weights[4]) + (0.16 * fine + 0.2 * coarse) * weights[4]
+            grain = 1.0 + (0.05 * fine + 0.03 * coarse) * (1.0 - grass) + (0.16 * fine + 0.2 * coarse) * grass
             bright = flat * shade[row, column] * grain
-            fade = 1.0 - np.exp(-far / haze[0])
+            far = reach * along / haze[0]
+            fade = 1.0 - 1.0 / (1.0 + far + 0.5 * far * far)
             for channel in range(3):
-                own = 0.0
-                for share in range(5):
-                    own += weights[share] * materials[share, channel]
+                own = asphalt * materials[0, channel] + pavement * materials[1, channel] + white * materials[2, channel]
+                own += yellow * materials[3, channel] + grass * materials[4, channel]
                 own = min(255.0, own * bright * light[5 + channel])
                 image[row, column, channel] = own + (haze[1 + channel] - own) * fade

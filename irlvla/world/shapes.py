@@ -178,9 +178,9 @@ def _cone() -> list[Face]:
 def _barrier() -> list[Face]:
     edges = np.linspace(-0.5, 0.5, 7).tolist()
     faces = []
-    for index, (x0, x1) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
-        faces += _box(x0, x1, -0.5, 0.5, 0.35, 1.0, WHITE if index % 2 else RED)
-    return faces + _box(-0.42, -0.34, -0.4, 0.4, 0.0, 0.35, DARK) + _box(0.34, 0.42, -0.4, 0.4, 0.0, 0.35, DARK)
+    for index, (y0, y1) in enumerate(zip(edges[:-1], edges[1:], strict=True)):
+        faces += _box(-0.3, 0.3, y0, y1, 0.35, 1.0, WHITE if index % 2 else RED)
+    return faces + _box(-0.5, 0.5, -0.42, -0.34, 0.0, 0.35, DARK) + _box(-0.5, 0.5, 0.34, 0.42, 0.0, 0.35, DARK)
 
 
 def _sign() -> list[Face]:
