@@ -94,7 +94,7 @@ def scenery(
 def signal_poles(
     roads: Sequence[Ring], approaches: Float[np.ndarray, "approaches 5"]
 ) -> tuple[Float[np.ndarray, "poles 4"], Int[np.ndarray, "poles"]]:
-    """Two traffic light poles for each approach, one beside its stop line and one with a mast arm behind the junction.
+    """Two traffic light poles for each approach, one beside its stop line and one with a mast arm behind the junction, where there is room.
 
     Args:
         roads: Everything that cars drive on: no pole stands there.
@@ -110,13 +110,17 @@ def signal_poles(
     for index, (x, y, heading, width, depth) in enumerate(approaches):
         forward, right = np.array([np.cos(heading), np.sin(heading)]), np.array([np.sin(heading), -np.cos(heading)])
         back = float(np.arctan2(-forward[1], -forward[0]))
-        for along, arm in ((0.3, False), (depth + 1.5, True)):
-            aside = width / 2 + 1.0 + 0.25 * np.arange(24)
-            places = np.array([x, y]) + forward * along + right * aside[:, None]
-            free = shapely.distance(road, shapely.points(places)) > 0.5
-            first = int(np.argmax(free)) if free.any() else 0
-            rows.append([*places[first], back, min(float(aside[first]) - 0.3 * width, 8.0) if arm else 0.0])
-            groups.append(index)
+        for alongs, arm in (((0.3, 1.5, 3.0), False), (depth + np.array((1.5, 3.0, 5.0, 8.0, -3.0, -6.0)), True)):
+            # On the right if there is room, else behind the junction on the left, without an arm.
+            aside = width / 2 + 1.0 + 0.25 * np.arange(30)
+            aside = np.concatenate([aside, 4.0 - aside - width / 2]) if arm else aside
+            places = np.array([x, y]) + right * aside[:, None] + forward * np.asarray(alongs)[:, None, None]
+            clear = shapely.distance(road, shapely.points(places)) > 0.5
+            if clear.any():
+                along, first = np.unravel_index(int(np.argmax(clear)), clear.shape)
+                reach = min(max(float(aside[first]) - 0.3 * width, 0.0), 8.0) if arm else 0.0
+                rows.append([*places[along, first], back, reach])
+                groups.append(index)
     return np.array(rows, float).reshape(-1, 4), np.array(groups, dtype=np.int64)
 
 
