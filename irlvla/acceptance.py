@@ -1,6 +1,7 @@
 """How good a reward world model is, on candidates whose true sub-scores are known."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,17 @@ from irlvla.types import SUB_SCORE_NAMES, SubScores
 PREDICTED_NAMES = SUB_SCORE_NAMES[:-1]
 """EC is computed from two plans, not predicted."""
 BINS = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Judged:
+    """What the reward world model said of a group of candidates a scene, beside the truth."""
+
+    true: SubScores
+    predicted: SubScores
+    true_score: Float[np.ndarray, "scenes group"]
+    predicted_score: Float[np.ndarray, "scenes group"]
+    confidence: Float[np.ndarray, "scenes group"]
 
 
 def auc(positive: Bool[np.ndarray, "candidates"], predicted: Float[np.ndarray, "candidates"]) -> float | None:

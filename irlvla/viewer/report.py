@@ -4,19 +4,16 @@ import base64
 import html
 import io
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Float
 from PIL import Image
 
-from irlvla.acceptance import PREDICTED_NAMES, calibration
+from irlvla.acceptance import PREDICTED_NAMES, Judged, calibration
 from irlvla.data.store import Store
 from irlvla.evaluate import METRIC_NAMES, Plans, SceneTable
 from irlvla.run import metrics
-from irlvla.types import SubScores
 from irlvla.viewer.birds_eye import PLANS, birds_eye
 
 SHOWN = 8
@@ -33,17 +30,6 @@ figure .pair { display: flex; gap: .5rem; align-items: flex-start }
 figure img { max-width: 100% } figure .pair img:first-child { width: 58% } figure .pair img:last-child { width: 42% }
 figcaption { font-size: 12px; margin-top: .3rem } .note { color: #5a6068; font-size: 13px } .key { font-weight: 600 }
 """
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Judged:
-    """What the reward world model said of a group of candidates a scene, beside the truth."""
-
-    true: SubScores
-    predicted: SubScores
-    true_score: Float[np.ndarray, "scenes group"]
-    predicted_score: Float[np.ndarray, "scenes group"]
-    confidence: Float[np.ndarray, "scenes group"]
 
 
 def write_report(

@@ -1,0 +1,126 @@
+"""A run's trained policies, planning: the learned rows of the table, and the reward world model beside the truth."""
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from irlvla import run
+from irlvla.acceptance import Judged
+from irlvla.data.store import Store
+from irlvla.evaluate import Plans
+from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
+from irlvla.model.policy import Policy
+from irlvla.rollout import (
+    SceneCache,
+    cached_plans,
+    ego_plans,
+    exact_sub_scores,
+    load_ego_mlp,
+    load_policy,
+    load_reward_world_model,
+    predicted_sub_scores,
+    proposals,
+    scene_cache,
+    selected,
+)
+from irlvla.score.epdms import epdms
+from irlvla.types import SUB_SCORE_NAMES, SubScores
+
+POLICIES = ("no_camera", "imitation", "imitation_continued", "best_of_g", "ppo")
+SELECTORS = {"selector": "imitation", "ppo_selector": "ppo"}
+"""Row name -> the policy among whose proposals the reward world model picks."""
+LEARNED = ("ego_mlp", *POLICIES, *SELECTORS)
+
+
+def checkpoint_of(folder: Path, name: str) -> Path:
+    """Where a run keeps the checkpoint of a policy (or of `reward`)."""
+    return folder / name / "checkpoint"
+
+
+def trained(folder: Path) -> tuple[str, ...]:
+    """Learned rows that a run's checkpoints allow, in the order of LEARNED."""
+
+    def there(name: str) -> bool:
+        return (checkpoint_of(folder, name) / "checkpoint.json").exists()
+
+    return tuple(name for name in LEARNED if (there("reward") and there(SELECTORS[name]) if name in SELECTORS else there(name)))
+
+
+def learned_plans(folder: Path, store: Store, indices: Sequence[int], names: Sequence[str]) -> dict[str, Plans]:
+    """Plans of trained policies for the current and the previous moment of some scenes.
+
+    Args:
+        folder: the run.
+        store: prepared scenes.
+        indices: which of them.
+        names: rows of LEARNED.
+
+    Returns:
+        Plans by row name, in metres.
+
+    Raises:
+        ValueError: a row is not known, or was not trained in this run.
+    """
+    known = trained(folder)
+    unknown = [name for name in names if name not in known]
+    if unknown:
+        raise ValueError(f"{folder} has no checkpoint for {unknown[0]!r}; there are: {', '.join(known) or 'none'}")
+    torch.set_num_threads(1)
+    caches: dict[str, tuple[SceneCache, SceneCache]] = {}
+    found: dict[str, Plans] = {}
+    for name in names:
+        if name == "ego_mlp":
+            model = load_ego_mlp(checkpoint_of(folder, name))
+            found[name] = Plans(poses=ego_plans(model, store, indices), previous=ego_plans(model, store, indices, previous=True))
+            continue
+        policy = load_policy(checkpoint_of(folder, SELECTORS.get(name, name)))
+        now, before = _caches(caches, policy, store, indices)
+        if name in SELECTORS:
+            exploration, samples, seed = _sampling(folder, policy)
+            model = load_reward_world_model(checkpoint_of(folder, "reward"))
+            poses, previous = selected(policy, model, now, before, exploration, samples, seed)
+        else:
+            poses, previous = cached_plans(policy, now), cached_plans(policy, before)
+        found[name] = Plans(poses=poses, previous=previous)
+    return found
+
+
+def judged(folder: Path, store: Store, indices: Sequence[int]) -> Judged:
+    """The reward world model's view of the imitation policy's proposals on scenes it never saw, beside the exact scores."""
+    policy = load_policy(checkpoint_of(folder, "imitation"))
+    model = load_reward_world_model(checkpoint_of(folder, "reward"))
+    exploration, samples, seed = _sampling(folder, policy)
+    cache = scene_cache(policy, store, indices)
+    poses, confidence = proposals(policy, cache, exploration, samples, seed)
+    true = exact_sub_scores(store, indices, poses)
+    parts = []
+    for start in range(0, len(cache), 64):
+        rows = np.arange(start, min(start + 64, len(cache)))
+        parts.append(predicted_sub_scores(model, cache, rows, torch.from_numpy(poses[rows]).float()))
+    names = (*SUB_SCORE_NAMES, "ec_defined")
+    predicted = SubScores(**{name: np.concatenate([getattr(part, name).numpy().astype(np.float64) for part in parts]) for name in names})
+    return Judged(true=true, predicted=predicted, true_score=epdms(true), predicted_score=epdms(predicted), confidence=confidence)
+
+
+def _caches(
+    caches: dict[str, tuple[SceneCache, SceneCache]], policy: Policy, store: Store, indices: Sequence[int]
+) -> tuple[SceneCache, SceneCache]:
+    """Scene caches of both moments; policies that share a frozen vision part share them."""
+    digest = hashlib.sha256()
+    for part in (policy.encoder, policy.birds_eye):
+        for tensor in () if part is None else part.state_dict().values():
+            digest.update(tensor.numpy().tobytes())
+    key = digest.hexdigest()
+    if key not in caches:
+        caches[key] = scene_cache(policy, store, indices), scene_cache(policy, store, indices, previous=True)
+    return caches[key]
+
+
+def _sampling(folder: Path, policy: Policy) -> tuple[Exploration, int, int]:
+    """Exploration noise, samples beside the deployed plan, and seed with which the reward world model was accepted."""
+    training = run.load(checkpoint_of(folder, "reward")).config["training"]
+    config = run.config_of(ExplorationConfig, training["exploration"])
+    return exploration_of(policy.in_metres(policy.anchors), policy.scale, config), training["group"] - 1, training["seed"]
