@@ -161,7 +161,7 @@ def _scene_frames(run: Run, drive: Drive, rng: np.random.Generator, most: int) -
     ego = ego_motion(track)
     rows = np.arange(drive.first, drive.last + 1) * FRAME_STEPS - track.first
     poses = np.stack((ego.x[rows], ego.y[rows], ego.heading[rows]), -1)
-    return spaced(rng, promising(poses, ego.speed[rows]), most)
+    return spaced([int(frame) for frame in rng.permutation(np.flatnonzero(promising(poses, ego.speed[rows])))], most, lambda frame: True)
 
 
 def _draw(

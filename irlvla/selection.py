@@ -1,15 +1,26 @@
 """Which moments of a log become scenes: those that plain extrapolation does not solve and that the human drove well."""
 
+from collections.abc import Callable, Sequence
+
 import numpy as np
 from jaxtyping import Bool, Float
 
-from irlvla.types import HISTORY, POSES
+from irlvla.baselines import BASELINES
+from irlvla.data.features import poses_in_ego
+from irlvla.score.epdms import epdms, sub_scores
+from irlvla.types import HISTORY, OBJECT_NAMES, POSES, SUB_SCORE_NAMES, PreparedScene, Scene, SubScores
 
 FUTURE = 10
 SPACING = 2
 """Frames between two scenes of a log, at least: 1 s."""
 CONSTANT_VELOCITY_BELOW = 0.8
 HUMAN_FROM = 0.8
+ROWS = ("human", "pdm_closed", *BASELINES)
+"""Plans that need no policy, in the order of `baseline_scores`."""
+SITUATIONS = ("red_light", "turn", "slow_lead")
+AHEAD = 40.0
+TURN = 0.25
+"""Heading change of the human over 4 s that counts as a turn or bend, rad."""
 
 
 def promising(poses: Float[np.ndarray, "frames 3"], speeds: Float[np.ndarray, "frames"]) -> Bool[np.ndarray, "frames"]:
@@ -35,10 +46,108 @@ def promising(poses: Float[np.ndarray, "frames 3"], speeds: Float[np.ndarray, "f
     return hard
 
 
-def spaced(rng: np.random.Generator, candidates: Bool[np.ndarray, "frames"], most: int, spacing: int = SPACING) -> list[int]:
-    """Up to `most` of the candidate frames, drawn at random, at least `spacing` frames apart, in order."""
+def spaced(candidates: Sequence[int], most: int, accepts: Callable[[int], bool], spacing: int = SPACING) -> list[int]:
+    """Accepted candidates, asked one after the other until there are enough, at least `spacing` apart, in order.
+
+    Example:
+        >>> spaced([5, 6, 9, 2], 2, lambda frame: frame != 9)
+        [2, 5]
+    """
     chosen: list[int] = []
-    for frame in rng.permutation(np.flatnonzero(candidates)):
-        if len(chosen) < most and all(abs(int(frame) - other) >= spacing for other in chosen):
-            chosen.append(int(frame))
+    for frame in candidates:
+        if len(chosen) < most and all(abs(frame - other) >= spacing for other in chosen) and accepts(frame):
+            chosen.append(frame)
     return sorted(chosen)
+
+
+def states_until(scene: Scene, frame: int) -> Float[np.ndarray, "4 7"]:
+    """The ego's last four states up to a frame of the scene: what the baselines extrapolate."""
+    frames = slice(frame - HISTORY + 1, frame + 1)
+    return np.concatenate([scene.ego_poses[frames], scene.ego_velocities[frames], scene.ego_accelerations[frames]], axis=1)
+
+
+def logged_plan(scene: Scene, frame: int) -> Float[np.ndarray, "8 3"]:
+    """The human's next 4 s after a frame, in that frame's ego frame."""
+    return poses_in_ego(scene.ego_poses[frame], scene.ego_poses[frame + 1 : frame + 1 + POSES])
+
+
+def baseline_plans(scene: Scene, prepared: PreparedScene, previous: Scene | None) -> tuple[np.ndarray, np.ndarray | None]:
+    """Plans of `ROWS` now and 0.5 s ago.
+
+    Args:
+        scene: The scene.
+        prepared: The same, prepared.
+        previous: The window one frame earlier, None if the log has none.
+
+    Returns:
+        Plans (rows, 8, 3) in the ego frame, and the earlier plans in the earlier one, or None. PDM-Closed's earlier plan is
+        not made (that would cost a second preparation): it is the present one, so that its EC is not to be used.
+    """
+    reference = poses_in_ego(prepared.ego_state[:3], prepared.reference_poses[5 : 5 * POSES + 1 : 5])
+    now = [prepared.human_poses, reference, *(plan(prepared.past_states) for plan in BASELINES.values())]
+    if previous is None:
+        return np.stack(now), None
+    history = states_until(previous, HISTORY - 1)
+    before = [logged_plan(previous, HISTORY - 1), reference, *(plan(history) for plan in BASELINES.values())]
+    return np.stack(now), np.stack(before)
+
+
+def baseline_scores(scene: Scene, prepared: PreparedScene, previous: Scene | None, human_filter: bool) -> SubScores:
+    """Sub-scores of `ROWS`; EC of PDM-Closed counts as 1."""
+    plans, before = baseline_plans(scene, prepared, previous)
+    scores = sub_scores(prepared, plans, prev_poses=before, human_filter=human_filter)
+    ec = np.array(scores.ec)
+    ec[ROWS.index("pdm_closed")] = 1.0
+    return SubScores(**{name: getattr(scores, name) for name in (*SUB_SCORE_NAMES, "ec_defined") if name != "ec"}, ec=ec)
+
+
+def worth_keeping(scores: SubScores) -> bool:
+    """Whether a scene is hard and fair: constant velocity's unfiltered EPDMS below 0.8, the human's at least that.
+
+    Source: NAVSIM's navtrain and navtest drop what constant velocity solves or the human fails.
+    """
+    total = epdms(scores)
+    return bool(total[ROWS.index("constant_velocity")] < CONSTANT_VELOCITY_BELOW and total[ROWS.index("human")] >= HUMAN_FROM)
+
+
+def situations(prepared: PreparedScene) -> dict[str, bool]:
+    """What makes a scene hard, by name of SITUATIONS: a red light on the route within 40 m ahead; a turn or bend; a slower or standing lead."""
+    line = prepared.centerline[:, :2]
+    along = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))))
+    start = along[int(np.argmin(np.hypot(*(line - prepared.ego_state[:2]).T)))]
+
+    def distance_ahead(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        gaps = np.hypot(*(points[:, None] - line[None]).transpose(2, 0, 1))
+        nearest = gaps.argmin(1)
+        return along[nearest] - start, gaps[np.arange(len(points)), nearest]
+
+    red = False
+    rings = prepared.red_polygons
+    for number in np.flatnonzero(prepared.red_valid[0]):
+        first, last = rings.ring_start[rings.polygon_start[number]], rings.ring_start[rings.polygon_start[number + 1]]
+        ahead, aside = distance_ahead(rings.vertices[first:last])
+        red |= bool(((ahead > 3.0) & (ahead < AHEAD) & (aside < 2.5)).any())
+    turned = abs((prepared.human_poses[-1, 2] + np.pi) % (2 * np.pi) - np.pi)
+    users = prepared.object_valid[0] & np.isin(prepared.object_types, [OBJECT_NAMES.index("vehicle"), OBJECT_NAMES.index("bicycle")])
+    lead = False
+    if users.any():
+        ahead, aside = distance_ahead(prepared.object_boxes[0, users, :2])
+        slower = prepared.object_first_speed[users] < max(prepared.ego_state[3] - 1.0, 0.5)
+        lead = bool(((ahead > 3.0) & (ahead < AHEAD) & (aside < 1.3) & slower).any())
+    return dict(zip(SITUATIONS, (red, bool(turned > TURN), lead), strict=True))
+
+
+def table_rows(scores: Sequence[SubScores]) -> list[dict[str, object]]:
+    """Mean EPDMS and sub-scores of `ROWS` over scenes, in 0..100."""
+    rows: list[dict[str, object]] = []
+    for number, name in enumerate(ROWS):
+        means = {part: 100 * float(np.mean([getattr(score, part)[number] for score in scores])) for part in SUB_SCORE_NAMES}
+        rows.append({"policy": name, "scenes": len(scores), "epdms": 100 * float(np.mean([epdms(score)[number] for score in scores])), **means})
+    return rows
+
+
+def printed_table(title: str, rows: Sequence[dict[str, object]]) -> str:
+    """The rows as text."""
+    head = f"{title:24s}" + "".join(f"{name.upper():>7s}" for name in ("epdms", *SUB_SCORE_NAMES))
+    body = [f"{row['policy']!s:24s}" + "".join(f"{row[name]:7.1f}" for name in ("epdms", *SUB_SCORE_NAMES)) for row in rows]
+    return "\n".join([head, *body])

@@ -9,6 +9,7 @@ import shapely
 
 SIDEWALK_WIDTH = 2.2
 PARKING_WIDTH = 2.3
+ATTEMPTS = 200
 SHAPES = ("bent", "scattered", "rings")
 
 
@@ -124,7 +125,7 @@ def _joined(lines: dict[tuple[int, int], np.ndarray]) -> dict[tuple[int, int], n
         incoming = lines.pop(first) if first[1] == corner else lines.pop(first)[::-1]
         outgoing = lines.pop(second) if second[0] == corner else lines.pop(second)[::-1]
         ends = (first[0] if first[1] == corner else first[1], second[1] if second[0] == corner else second[0])
-        lines[ends] = _smoothed(np.concatenate((incoming, outgoing[1:])), 20.0)
+        lines[ends] = _smoothed(np.concatenate((incoming, outgoing[1:])), 24.0)
 
 
 def _may_join(node: int, streets: list[tuple[int, int]], lines: dict[tuple[int, int], np.ndarray]) -> bool:
@@ -144,7 +145,7 @@ def _thinned(rng: np.random.Generator, pairs: list[tuple[int, int]], share: floa
 
 
 def street_plan(name: str, shape: str, seed: int) -> StreetPlan:
-    """A town's streets, drawn from a seed.
+    """A town's streets, drawn from a seed; drawn again until no bend is too tight for the width of its street.
 
     Args:
         name: The town's name.
@@ -154,14 +155,21 @@ def street_plan(name: str, shape: str, seed: int) -> StreetPlan:
     Returns:
         Junctions, two-way streets, lanes a direction (1-3), speeds (m/s, from curvature), lights and parking strips.
     """
-    rng = np.random.default_rng(seed)
+    for attempt in range(ATTEMPTS):
+        plan = _drawn_plan(name, shape, np.random.default_rng([seed, attempt]))
+        if all(smallest_radius(line) > 12.0 + 6.0 * lanes for line, lanes in zip(plan.lines, plan.lane_counts, strict=True)):
+            return plan
+    raise ValueError(f"town {name}: {ATTEMPTS} plans of shape {shape} from seed {seed} all had bends that are too tight")
+
+
+def _drawn_plan(name: str, shape: str, rng: np.random.Generator) -> StreetPlan:
     arcs: dict[tuple[int, int], np.ndarray] = {}
     if shape == "rings":
         nodes, pairs, arcs = _rings(rng)
     else:
-        columns, rows = ((4, 4), (5, 3), (4, 3))[int(rng.integers(3))]
+        columns, rows = ((4, 4), (5, 4), (5, 3))[int(rng.integers(3))]
         nodes, pairs = _lattice(rng, columns, rows, 0.07 if shape == "bent" else 0.19)
-        pairs = _thinned(rng, pairs, 0.08 if shape == "bent" else 0.15)
+        pairs = _thinned(rng, pairs, 0.06 if shape == "bent" else 0.12)
     bow = {"bent": 0.10, "scattered": 0.13, "rings": 0.05}[shape]
     lines = {pair: arcs[pair] if pair in arcs else _bowed(rng, nodes[pair[0]], nodes[pair[1]], bow) for pair in pairs}
     warp = _warp(rng, 14.0 if shape == "bent" else 7.0)
