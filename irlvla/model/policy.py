@@ -1,0 +1,268 @@
+"""The policy: pictures, ego status and command to anchored trajectories and their confidences.
+
+Vision part (encoder + bird's-eye view) -> `SceneTokens`, which may be cached; planner: one query an anchor, denoised by a few
+layers that attend to the tokens and look the bird's-eye grid up under the car's own footprint along the trajectory.
+Anchors do not see each other, so any subset of (anchor, noise) pairs of a scene can be denoised together.
+"""
+
+from dataclasses import dataclass, field
+
+import torch
+from jaxtyping import Float, Int, UInt8
+from torch import Tensor, nn
+from torch.nn import functional
+
+from irlvla.model.attention import CrossAttention, feed_forward, footprints, grid_lookup
+from irlvla.model.bev import BirdsEye, BirdsEyeConfig, SceneTokens
+from irlvla.model.diffusion import DiffusionConfig, alphas_cumprod, noisy, previous_mean
+from irlvla.model.vision import ImageEncoder, VisionConfig
+
+EGO_SCALE = (20.0, 5.0, 0.5, 10.0, 1.0, 2.0, 2.0)
+"""Typical sizes of x, y, heading, vx, vy, ax, ay in an ego history."""
+FOOTPRINT = ((1.4, 0.0), (5.2, 0.0), (4.0, 1.3), (4.0, -1.3), (-1.0, 0.0))
+"""Where the planner looks the grid up around a pose: centre, ahead of the bumper, front corners, tail (m)."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyConfig:
+    """The policy's architecture. `vision=None` is the control without a camera: the same planner, nothing to look at."""
+
+    vision: VisionConfig | None = field(default_factory=VisionConfig)
+    birds_eye: BirdsEyeConfig = field(default_factory=BirdsEyeConfig)
+    diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
+    anchors: int = 20
+    width: int = 128
+    layers: int = 2
+
+
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What the planner keeps of a scene while denoising: ego embedding, keys and values of each layer, the grid."""
+
+    ego: Float[Tensor, "scenes width"]
+    keys_values: tuple[Tensor, ...]
+    grid: Float[Tensor, "scenes channels 32 32"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Proposals:
+    """The planner's output: clean trajectories (normalised) and confidence logits."""
+
+    clean: Float[Tensor, "scenes queries 8 3"]
+    confidence: Float[Tensor, "scenes queries"]
+
+
+class EgoEncoder(nn.Module):
+    """Ego history and command to one vector."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.register_buffer("scale", torch.tensor(EGO_SCALE), persistent=False)
+        self.layers = nn.Sequential(nn.Linear(4 * 7 + 4, width), nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, width))
+
+    def forward(self, ego_history: Float[Tensor, "scenes 4 7"], command: Float[Tensor, "scenes 4"]) -> Float[Tensor, "scenes width"]:
+        return self.layers(torch.cat([(ego_history / self.scale).flatten(1), command], dim=1))
+
+
+class PlannerLayer(nn.Module):
+    """One round of looking: at the scene's tokens, and at the grid under the trajectory; then a better trajectory."""
+
+    def __init__(self, width: int, token_width: int | None, channels: int) -> None:
+        super().__init__()
+        self.attention = None if token_width is None else CrossAttention(width, token_width)
+        self.lookup = None if token_width is None else nn.Linear(8 * len(FOOTPRINT) * channels, width)
+        self.trajectory = nn.Linear(24, width)
+        self.norm = nn.LayerNorm(width)
+        self.mixer = feed_forward(width, 3 * width, width)
+        self.out_norm = nn.LayerNorm(width)
+        self.residual = nn.Linear(width, 24)
+        self.confidence = feed_forward(width, width, 1)
+        nn.init.zeros_(self.residual.weight)
+        nn.init.zeros_(self.residual.bias)
+
+
+class Policy(nn.Module):
+    """The unified policy; `set_normaliser` must be called (or weights loaded) before it plans."""
+
+    def __init__(self, config: PolicyConfig) -> None:
+        super().__init__()
+        self.config = config
+        width, count = config.width, config.anchors
+        self.encoder = None if config.vision is None else ImageEncoder(config.vision)
+        self.birds_eye = None if config.vision is None else BirdsEye(config.birds_eye, config.vision)
+        token_width = None if config.vision is None else config.birds_eye.width
+        self.ego = EgoEncoder(width)
+        self.ego_token = None if token_width is None else nn.Linear(width, token_width)
+        self.anchor_embedding = nn.Parameter(torch.randn(count, width) * 0.02)
+        self.time = feed_forward(9, width, width)
+        self.query = feed_forward(24, width, width)
+        self.layers = nn.ModuleList(PlannerLayer(width, token_width, config.birds_eye.channels) for _ in range(config.layers))
+        self.register_buffer("anchors", torch.zeros(count, 8, 3))
+        self.register_buffer("start_noise", torch.zeros(count, 8, 3))
+        self.register_buffer("offset", torch.zeros(3))
+        self.register_buffer("scale", torch.ones(3))
+        self.register_buffer("alphas", alphas_cumprod(config.diffusion), persistent=False)
+        self.register_buffer("footprint", torch.tensor(FOOTPRINT), persistent=False)
+
+    def set_normaliser(
+        self,
+        anchors_in_metres: Float[Tensor, "anchors 8 3"],
+        offset: Float[Tensor, "3"],
+        scale: Float[Tensor, "3"],
+        generator: torch.Generator,
+    ) -> None:
+        """Sets anchors, the poses' range, and the start noise, which stays fixed for good (EC depends on it)."""
+        self.offset.copy_(offset)
+        self.scale.copy_(scale)
+        self.anchors.copy_(self.normalised(anchors_in_metres))
+        self.start_noise.copy_(torch.randn(self.anchors.shape, generator=generator))
+
+    def normalised(self, poses: Float[Tensor, "*batch 8 3"]) -> Float[Tensor, "*batch 8 3"]:
+        return (poses - self.offset) / self.scale
+
+    def in_metres(self, poses: Float[Tensor, "*batch 8 3"]) -> Float[Tensor, "*batch 8 3"]:
+        return poses * self.scale + self.offset
+
+    def see(
+        self, images: UInt8[Tensor, "scenes views height width 3"], gain: Tensor | None = None, bias: Tensor | None = None
+    ) -> SceneTokens:
+        """Scene tokens of pictures (the vision part alone)."""
+        return self.birds_eye(self.encoder(images, gain, bias))
+
+    def remember(self, scene: SceneTokens | None, ego_history: Float[Tensor, "scenes 4 7"], command: Float[Tensor, "scenes 4"]) -> Memory:
+        """What denoising needs of a scene, computed once for all steps and queries."""
+        ego = self.ego(ego_history, command)
+        if scene is None or self.ego_token is None:
+            return Memory(ego, (), None)
+        tokens = torch.cat([scene.tokens.float(), self.ego_token(ego)[:, None]], dim=1)
+        return Memory(ego, tuple(layer.attention.memory(tokens) for layer in self.layers), scene.grid)
+
+    def denoise(
+        self,
+        memory: Memory,
+        state: Float[Tensor, "scenes queries 8 3"],
+        timestep: Int[Tensor, "scenes queries"],
+        anchor: Int[Tensor, "scenes queries"],
+    ) -> list[Proposals]:
+        """Clean trajectories and confidences of noisy ones, from each layer in turn (the last is the answer)."""
+        values = self.query(state.flatten(2)) + self.anchor_embedding[anchor] + self.time(time_features(timestep)) + memory.ego[:, None]
+        clean, outputs = state, []
+        for index, layer in enumerate(self.layers):
+            values = values + layer.trajectory(clean.flatten(2))
+            if layer.attention is not None and memory.grid is not None:
+                values = layer.attention(values, memory.keys_values[index])
+                points = footprints(self.in_metres(clean), self.footprint)
+                values = values + layer.lookup(grid_lookup(memory.grid, points))
+            values = values + layer.mixer(layer.norm(values))
+            seen = layer.out_norm(values)
+            proposals = Proposals(self.anchors[anchor] + layer.residual(seen).unflatten(2, (8, 3)), layer.confidence(seen)[..., 0])
+            clean = proposals.clean.detach()
+            outputs.append(proposals)
+        return outputs
+
+    def start(self, anchor: Int[Tensor, "scenes queries"]) -> Float[Tensor, "scenes queries 8 3"]:
+        """The deployed chain's first state: anchors with their fixed noise."""
+        return noisy(self.anchors, self.start_noise, self.alphas[self.config.diffusion.start_timestep])[anchor]
+
+    def step_mean(
+        self,
+        memory: Memory,
+        state: Float[Tensor, "scenes queries 8 3"],
+        step: Int[Tensor, "scenes queries"],
+        anchor: Int[Tensor, "scenes queries"],
+    ) -> tuple[Float[Tensor, "scenes queries 8 3"], Proposals]:
+        """One DDIM step of the deployed chain: mean of the next state, and the proposals behind it. Steps may differ by query."""
+        timesteps = torch.tensor(self.config.diffusion.timesteps, device=state.device)
+        following = torch.cat([self.alphas[timesteps[1:]], torch.ones(1, device=state.device)])
+        proposals = self.denoise(memory, state, timesteps[step], anchor)[-1]
+        mean = previous_mean(state, proposals.clean, self.alphas[timesteps[step]], following[step])
+        return torch.where((step == len(timesteps) - 1)[..., None, None], proposals.clean, mean), proposals
+
+    def deployed(self, memory: Memory) -> Proposals:
+        """Every anchor's final trajectory without exploration; confidences are those of the chain's first step."""
+        scenes = len(memory.ego)
+        anchor = torch.arange(self.config.anchors, device=memory.ego.device).expand(scenes, -1)
+        state, confidence = self.start(anchor), None
+        for index in range(len(self.config.diffusion.timesteps)):
+            state, proposals = self.step_mean(memory, state, torch.full_like(anchor, index), anchor)
+            confidence = proposals.confidence if confidence is None else confidence
+        return Proposals(state, confidence)
+
+    def plan(self, memory: Memory) -> Float[Tensor, "scenes 8 3"]:
+        """The plan to drive, in metres: the most confident anchor's trajectory."""
+        proposals = self.deployed(memory)
+        best = proposals.confidence.argmax(1)
+        return self.in_metres(proposals.clean[torch.arange(len(best), device=best.device), best])
+
+
+class EgoMlp(nn.Module):
+    """The control that knows only ego status and command: one hidden layer stack to one trajectory."""
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.ego = EgoEncoder(width)
+        self.out = nn.Sequential(nn.GELU(), nn.Linear(width, 24))
+        self.register_buffer("offset", torch.zeros(3))
+        self.register_buffer("scale", torch.ones(3))
+
+    def forward(self, ego_history: Float[Tensor, "scenes 4 7"], command: Float[Tensor, "scenes 4"]) -> Float[Tensor, "scenes 8 3"]:
+        """Normalised trajectories."""
+        return self.out(self.ego(ego_history, command)).unflatten(1, (8, 3))
+
+    def plan(self, ego_history: Float[Tensor, "scenes 4 7"], command: Float[Tensor, "scenes 4"]) -> Float[Tensor, "scenes 8 3"]:
+        """The plan to drive, in metres."""
+        return self(ego_history, command) * self.scale + self.offset
+
+
+def time_features(timestep: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch 9"]:
+    """The timestep and waves of it; the truncated range is 0..50."""
+    share = timestep.float()[..., None] / 50
+    waves = [function(torch.pi * frequency * share) for frequency in (0.5, 1, 2, 4) for function in (torch.sin, torch.cos)]
+    return torch.cat([share, *waves], dim=-1)
+
+
+def nearest_anchor(policy: Policy, human: Float[Tensor, "scenes 8 3"]) -> Int[Tensor, "scenes"]:
+    """The anchor whose positions lie nearest the human's on average; `human` in metres."""
+    anchors = policy.in_metres(policy.anchors)[..., :2]
+    return (anchors[None] - human[:, None, :, :2]).norm(dim=-1).mean(-1).argmin(1)
+
+
+def planner_loss(
+    policy: Policy, outputs: list[Proposals], human: Float[Tensor, "scenes 8 3"], regression: float = 8.0, classification: float = 10.0
+) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
+    """L1 of the nearest anchor's trajectory and focal loss of the confidences, averaged over layers.
+
+    Args:
+        policy: for anchors and normaliser; queries must be all anchors in order.
+        outputs: `Policy.denoise`'s answer.
+        human: the logged future, m and rad.
+        regression: weight of the L1 term.
+        classification: weight of the focal term.
+
+    Returns:
+        The loss, and its parts of the last layer by name.
+
+    Source: DiffusionDrive's loss and weights.
+    """
+    nearest = nearest_anchor(policy, human)
+    rows = torch.arange(len(human), device=human.device)
+    wanted = policy.normalised(human)
+    positive = functional.one_hot(nearest, policy.config.anchors).float()
+    total = torch.zeros((), device=human.device)
+    parts: dict[str, Tensor] = {}
+    for proposals in outputs:
+        distance = (proposals.clean[rows, nearest] - wanted).abs().mean()
+        focal = focal_loss(proposals.confidence, positive)
+        total = total + (regression * distance + classification * focal) / len(outputs)
+        parts = {"l1": distance.detach(), "focal": focal.detach()}
+    return total, parts
+
+
+def focal_loss(
+    logits: Float[Tensor, "scenes anchors"], positive: Float[Tensor, "scenes anchors"], alpha: float = 0.25, gamma: float = 2.0
+) -> Float[Tensor, ""]:
+    """Sigmoid focal loss, summed over anchors, averaged over scenes (Lin et al., arXiv 1708.02002, eq. 5)."""
+    share = torch.sigmoid(logits)
+    hit = positive * share + (1 - positive) * (1 - share)
+    weight = (alpha * positive + (1 - alpha) * (1 - positive)) * (1 - hit) ** gamma
+    return (weight * functional.binary_cross_entropy_with_logits(logits, positive, reduction="none")).sum(1).mean()

@@ -1,0 +1,370 @@
+"""Policy -> proposals -> sub-scores -> reward: what training and evaluation both ask of a policy."""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from irlvla import run
+from irlvla.data.store import Store
+from irlvla.model.bev import SceneTokens
+from irlvla.model.diffusion import Exploration, exploration_log_prob, exploration_noise
+from irlvla.model.policy import EgoMlp, Memory, Policy, PolicyConfig
+from irlvla.model.reward_world_model import RewardWorldModel, RewardWorldModelConfig
+from irlvla.score.comfort import extended_comfort
+from irlvla.score.epdms import epdms, sub_scores
+from irlvla.score.states import reference_poses
+from irlvla.types import SUB_SCORE_NAMES, SubScores
+from irlvla.vehicle import simulated
+
+Indices = Sequence[int] | np.ndarray
+"""Numbers of scenes."""
+THREADS = 2
+"""Threads that score scenes side by side; the kernels release the lock."""
+
+
+CACHED = ("tokens", "grid", "ego_history", "command", "human", "valid")
+"""Arrays of a scene cache on disk."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SceneCache:
+    """Some moments as the frozen vision part sees them, beside the ego's status and the logged future.
+
+    `tokens` and `grid` are half precision, possibly memory-mapped; None for a policy without pictures. `valid` is False for
+    rows without a previous moment when that was asked for (such rows hold the current moment).
+    """
+
+    tokens: np.ndarray | None
+    grid: np.ndarray | None
+    ego_history: Float[np.ndarray, "scenes 4 7"]
+    command: Float[np.ndarray, "scenes 4"]
+    human: Float[np.ndarray, "scenes 8 3"]
+    valid: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.ego_history)
+
+
+@dataclass(frozen=True, slots=True)
+class Chain:
+    """Sampled denoising chains: the anchor behind each, and its normalised states from the noisy start to the plan."""
+
+    anchor: Int[Tensor, "scenes samples"]
+    states: Float[Tensor, "scenes samples states 8 3"]
+
+
+def load_policy(folder: Path | str) -> Policy:
+    """The policy of a checkpoint folder, ready to plan."""
+    checkpoint = run.load(folder)
+    policy = Policy(run.config_of(PolicyConfig, checkpoint.config["policy"]))
+    policy.load_state_dict(checkpoint.weights["policy"])
+    return policy.eval()
+
+
+def load_ego_mlp(folder: Path | str) -> EgoMlp:
+    """The ego-status control of a checkpoint folder."""
+    checkpoint = run.load(folder)
+    model = EgoMlp(checkpoint.config["width"])
+    model.load_state_dict(checkpoint.weights["ego_mlp"])
+    return model.eval()
+
+
+def load_reward_world_model(folder: Path | str) -> RewardWorldModel:
+    """The reward world model of a checkpoint folder."""
+    checkpoint = run.load(folder)
+    model = RewardWorldModel(run.config_of(RewardWorldModelConfig, checkpoint.config["model"]))
+    model.load_state_dict(checkpoint.weights["reward_world_model"])
+    return model.eval()
+
+
+def scene_cache(
+    policy: Policy, store: Store, indices: Indices, previous: bool = False, folder: Path | None = None, batch: int = 64
+) -> SceneCache:
+    """Scene tokens and ego status of some scenes, computed once.
+
+    Args:
+        policy: whose vision part sees the pictures.
+        store: prepared scenes.
+        indices: which of them.
+        previous: the moment 0.5 s earlier; scenes without one get the current moment and `valid` False.
+        folder: where to keep the arrays memory-mapped; None keeps them in memory.
+        batch: scenes at a time.
+    """
+    indices = np.asarray(indices)
+    key = _cache_key(policy, store, indices, previous)
+    if folder is not None and (folder / "cache.json").exists() and json.loads((folder / "cache.json").read_text())["key"] == key:
+        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in CACHED if (folder / f"{name}.npy").exists()]
+        return SceneCache(**dict(zip(CACHED, arrays, strict=True)))
+    valid = np.array(store.has_previous[indices]) if previous else np.ones(len(indices), dtype=bool)
+    tokens, grid = None, None
+    ego_history = np.zeros((len(indices), 4, 7), np.float32)
+    command = np.zeros((len(indices), 4), np.float32)
+    human = np.zeros((len(indices), 8, 3), np.float32)
+    for moment in (previous, False):
+        rows = np.flatnonzero(valid if moment == previous else ~valid)
+        for start in range(0, len(rows), batch):
+            part = rows[start : start + batch]
+            features = store.features(indices[part], previous=moment)
+            ego_history[part], command[part] = features.ego_history, features.command
+            human[part] = store.human(indices[part], previous=moment)
+            if policy.birds_eye is None:
+                continue
+            with torch.inference_mode():
+                seen = policy.see(torch.from_numpy(np.ascontiguousarray(features.images)).to(policy.scale.device))
+            if tokens is None or grid is None:
+                tokens = _array(folder, "tokens", (len(indices), *seen.tokens.shape[1:]))
+                grid = _array(folder, "grid", (len(indices), *seen.grid.shape[1:]))
+            tokens[part], grid[part] = seen.tokens.half().cpu().numpy(), seen.grid.half().cpu().numpy()
+        if not previous:
+            break
+    cache = SceneCache(tokens=tokens, grid=grid, ego_history=ego_history, command=command, human=human, valid=valid)
+    if folder is not None and tokens is not None:
+        for name in CACHED[2:]:
+            np.save(folder / f"{name}.npy", getattr(cache, name))
+        run.write_json(folder / "cache.json", {"key": key})
+    return cache
+
+
+def _cache_key(policy: Policy, store: Store, indices: np.ndarray, previous: bool) -> str:
+    digest = hashlib.sha256(f"{getattr(store, 'key', '')} {previous}".encode())
+    digest.update(indices.astype(np.int64).tobytes())
+    for tensor in policy.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def _array(folder: Path | None, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    if folder is None:
+        return np.zeros(shape, np.float16)
+    folder.mkdir(parents=True, exist_ok=True)
+    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape)
+
+
+def inputs(cache: SceneCache, rows: np.ndarray, device: torch.device | str = "cpu") -> tuple[SceneTokens | None, Tensor, Tensor]:
+    """Scene tokens, ego history and command of some rows of a cache as tensors."""
+    scene = None
+    if cache.tokens is not None and cache.grid is not None:
+        scene = SceneTokens(torch.from_numpy(cache.tokens[rows]).to(device).float(), torch.from_numpy(cache.grid[rows]).to(device).float())
+    return scene, torch.from_numpy(cache.ego_history[rows]).to(device), torch.from_numpy(cache.command[rows]).to(device)
+
+
+def remembered(policy: Policy, cache: SceneCache, rows: np.ndarray) -> Memory:
+    """The planner's memory of some rows of a cache."""
+    return policy.remember(*inputs(cache, rows, policy.scale.device))
+
+
+def cached_plans(policy: Policy, cache: SceneCache, batch: int = 128) -> Float[np.ndarray, "scenes 8 3"]:
+    """The policy's deployed plan for every row of a cache, in metres."""
+    with torch.inference_mode():
+        parts = [policy.plan(remembered(policy, cache, rows)).cpu().numpy() for rows in _batches(len(cache), batch)]
+    return np.concatenate(parts).astype(np.float64)
+
+
+def plans(policy: Policy, store: Store, indices: Indices, previous: bool = False) -> Float[np.ndarray, "scenes 8 3"]:
+    """The policy's deployed plans of some scenes, straight from the store, in metres."""
+    return cached_plans(policy, scene_cache(policy, store, indices, previous))
+
+
+def ego_inputs(
+    store: Store, indices: Indices, previous: bool = False
+) -> tuple[Float[np.ndarray, "scenes 4 7"], Float[np.ndarray, "scenes 4"]]:
+    """Ego histories and commands; scenes without a previous moment give the current one."""
+    indices = np.asarray(indices)
+    earlier = store.has_previous[indices] if previous else np.zeros(len(indices), bool)
+    ego_history, command = np.zeros((len(indices), 4, 7), np.float32), np.zeros((len(indices), 4), np.float32)
+    for moment in (False, True):
+        rows = np.flatnonzero(earlier == moment)
+        for part in np.array_split(rows, max(1, len(rows) // 64)):
+            if len(part):
+                features = store.features(indices[part], previous=moment)
+                ego_history[part], command[part] = features.ego_history, features.command
+    return ego_history, command
+
+
+def ego_plans(model: EgoMlp, store: Store, indices: Indices, previous: bool = False) -> Float[np.ndarray, "scenes 8 3"]:
+    """The ego-status control's plans, in metres."""
+    ego_history, command = ego_inputs(store, indices, previous)
+    with torch.inference_mode():
+        return model.plan(torch.from_numpy(ego_history), torch.from_numpy(command)).numpy().astype(np.float64)
+
+
+def sampled_chains(
+    policy: Policy,
+    memory: Memory,
+    exploration: Exploration,
+    samples: int,
+    generator: torch.Generator,
+    uniform: bool = False,
+) -> Chain:
+    """Chains of (anchor, denoising steps) drawn from the exploring policy.
+
+    Args:
+        policy: the sampling policy.
+        memory: scenes.
+        exploration: the noise after each step.
+        samples: chains a scene.
+        generator: source of chance.
+        uniform: draw anchors evenly rather than by confidence.
+    """
+    log_share = anchor_log_probs(policy, memory)
+    share = torch.full_like(log_share, 1 / policy.config.anchors) if uniform else log_share.exp()
+    anchor = torch.multinomial(share.cpu(), samples, replacement=True, generator=generator).to(memory.ego.device)
+    states = [policy.start(anchor)]
+    for index in range(len(policy.config.diffusion.timesteps)):
+        mean, _ = policy.step_mean(memory, states[-1], torch.full_like(anchor, index), anchor)
+        states.append(mean + exploration_noise(exploration, anchor, generator))
+    return Chain(anchor, torch.stack(states, dim=2))
+
+
+def anchor_log_probs(policy: Policy, memory: Memory) -> Float[Tensor, "scenes anchors"]:
+    """log softmax of the confidences, as the chain's first step gives them (before any exploration)."""
+    everyone = torch.arange(policy.config.anchors, device=memory.ego.device).expand(len(memory.ego), -1)
+    _, proposals = policy.step_mean(memory, policy.start(everyone), torch.zeros_like(everyone), everyone)
+    return torch.log_softmax(proposals.confidence, dim=1)
+
+
+def chain_log_probs(
+    policy: Policy, memory: Memory, chain: Chain, exploration: Exploration
+) -> tuple[Float[Tensor, "scenes samples"], Float[Tensor, "scenes samples steps"]]:
+    """Log-probabilities of given chains under a policy: of the anchor, and of each denoising step."""
+    scenes, samples = chain.anchor.shape
+    steps = chain.states.shape[2] - 1
+    anchor = chain.anchor.repeat(1, steps)
+    step = torch.arange(steps, device=anchor.device).repeat_interleave(samples).expand(scenes, -1)
+    before = chain.states[:, :, :-1].transpose(1, 2).flatten(1, 2)
+    after = chain.states[:, :, 1:].transpose(1, 2).flatten(1, 2)
+    mean, _ = policy.step_mean(memory, before, step, anchor)
+    log_prob = exploration_log_prob(exploration, anchor, mean, after).unflatten(1, (steps, samples)).transpose(1, 2)
+    return anchor_log_probs(policy, memory).gather(1, chain.anchor), log_prob
+
+
+def exact_sub_scores(
+    store: Store,
+    indices: Indices,
+    poses: Float[np.ndarray, "scenes proposals 8 3"],
+    prev_poses: Float[np.ndarray, "scenes proposals 8 3"] | None = None,
+    human_filter: bool = True,
+) -> SubScores:
+    """Measured sub-scores of every proposal of some scenes, arrays of (scenes, proposals).
+
+    Args:
+        store: prepared scenes.
+        indices: which of them.
+        poses: proposals, m and rad.
+        prev_poses: plans of the previous moment, for EC (ignored where the log has none).
+        human_filter: as in `irlvla.score`.
+    """
+
+    def scored(row: int) -> SubScores:
+        scene = store.prepared(int(indices[row]))
+        return sub_scores(scene, poses[row], None if prev_poses is None else prev_poses[row], human_filter)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        parts = list(pool.map(scored, range(len(indices))))
+    names = (*SUB_SCORE_NAMES, "ec_defined")
+    return SubScores(**{name: np.stack([getattr(part, name) for part in parts]) for name in names})
+
+
+def two_frame_comfort(
+    now: Float[np.ndarray, "scenes 4 7"],
+    before: Float[np.ndarray, "scenes 4 7"],
+    poses: Float[np.ndarray, "scenes proposals 8 3"],
+    prev_poses: Float[np.ndarray, "scenes 8 3"],
+) -> Float[np.ndarray, "scenes proposals"]:
+    """EC of proposals against the plan made 0.5 s earlier: it needs both plans and the ego's own motion, no scene.
+
+    Args:
+        now: ego histories of the current moments.
+        before: ego histories of the moments 0.5 s earlier.
+        poses: proposals now, each in its ego frame.
+        prev_poses: the plan then, in the ego frame of then.
+    """
+    time_us = 1_600_000_000_000_000
+    scores = np.zeros(poses.shape[:2])
+    for row in range(len(poses)):
+        state = np.concatenate([np.zeros(3), now[row, 3, 3:]]).astype(np.float64)
+        previous = np.concatenate([np.zeros(3), before[row, 3, 3:]]).astype(np.float64)
+        states = simulated(state, reference_poses(state, time_us, poses[row].astype(np.float64)))
+        old = simulated(previous, reference_poses(previous, time_us, prev_poses[row][None].astype(np.float64)))
+        scores[row] = extended_comfort(states, np.repeat(old, len(states), axis=0), 0.5)
+    return scores
+
+
+def predicted_sub_scores(
+    model: RewardWorldModel, cache: SceneCache, rows: np.ndarray, poses: Float[Tensor, "scenes proposals 8 3"], ec: Tensor | None = None
+) -> SubScores:
+    """The reward world model's expectations for proposals (m) of some rows of a cache."""
+    scene, ego_history, command = inputs(cache, rows, model.scale.device)
+    if scene is None:
+        raise ValueError("the reward world model needs scene tokens, the cache holds none")
+    with torch.no_grad():
+        return model.sub_scores(scene, ego_history, command, poses, ec)
+
+
+def proposals(
+    policy: Policy, cache: SceneCache, exploration: Exploration, samples: int, seed: int = 0, batch: int = 64
+) -> tuple[np.ndarray, np.ndarray]:
+    """Proposals of every row of a cache: the deployed plan first, then samples of the exploring policy.
+
+    The noise is the same for all scenes, so that two consecutive moments get like proposals (EC).
+
+    Returns:
+        Poses (scenes, 1 + samples, 8, 3) in metres, and the confidence (log-probability) of each one's anchor.
+    """
+    poses, confidence = [], []
+    for rows in _batches(len(cache), batch):
+        with torch.no_grad():
+            memory = remembered(policy, cache, rows)
+            deployed = policy.deployed(memory)
+            best = deployed.confidence.argmax(1, keepdim=True)
+            first = deployed.clean.gather(1, best[..., None, None].expand(-1, -1, 8, 3))
+            log_share = torch.log_softmax(deployed.confidence, dim=1)
+            chain = sampled_chains(policy, memory, exploration, samples, torch.Generator().manual_seed(seed))
+            every = torch.cat([first, chain.states[:, :, -1]], dim=1)
+            poses.append(policy.in_metres(every).cpu().numpy().astype(np.float64))
+            confidence.append(log_share.gather(1, torch.cat([best, chain.anchor], dim=1)).cpu().numpy())
+    return np.concatenate(poses), np.concatenate(confidence)
+
+
+def selected(
+    policy: Policy, model: RewardWorldModel, now: SceneCache, before: SceneCache, exploration: Exploration, samples: int, seed: int = 0
+) -> tuple[Float[np.ndarray, "scenes 8 3"], Float[np.ndarray, "scenes 8 3"]]:
+    """The plans that the reward world model picks among a policy's proposals, now and 0.5 s earlier.
+
+    The earlier pick knows no plan before it; the present one counts EC against the earlier pick.
+    """
+    old, _ = proposals(policy, before, exploration, samples, seed)
+    earlier = _picked(model, before, old, None)
+    new, _ = proposals(policy, now, exploration, samples, seed)
+    ec = two_frame_comfort(now.ego_history, before.ego_history, new, earlier)
+    return _picked(model, now, new, ec), earlier
+
+
+def _picked(model: RewardWorldModel, cache: SceneCache, poses: np.ndarray, ec: np.ndarray | None) -> np.ndarray:
+    chosen = []
+    for rows in _batches(len(cache), 64):
+        comfort = None if ec is None else torch.from_numpy(ec[rows]).float()
+        scores = predicted_sub_scores(model, cache, rows, torch.from_numpy(poses[rows]).float(), comfort)
+        chosen.append(poses[rows, epdms(scores).argmax(1).cpu().numpy()])
+    return np.concatenate(chosen)
+
+
+def log_halves(log_names: Sequence[str], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
+    """Scenes of half A (reward world model) and half B (PPO): logs are shuffled once and cut in two."""
+    names = np.array(sorted(set(log_names)))
+    np.random.default_rng(seed + 77).shuffle(names)
+    first = set(names[: len(names) // 2])
+    inside = np.array([name in first for name in log_names])
+    return np.flatnonzero(inside), np.flatnonzero(~inside)
+
+
+def _batches(count: int, batch: int) -> list[np.ndarray]:
+    return [np.arange(start, min(start + batch, count)) for start in range(0, count, batch)]

@@ -1,0 +1,211 @@
+"""Stage 2: the reward world model learns the exact scorer's sub-scores from what the policy sees.
+
+It learns from half A of the training logs (`irlvla.rollout.log_halves`), so that on half B, where PPO runs, its reward is
+no memory of labels.
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irlvla import run
+from irlvla.acceptance import acceptance
+from irlvla.data.store import Store
+from irlvla.model.diffusion import ExplorationConfig, exploration_of
+from irlvla.model.policy import Policy
+from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, head_loss, reward_loss
+from irlvla.rollout import (
+    SceneCache,
+    exact_sub_scores,
+    inputs,
+    load_policy,
+    log_halves,
+    predicted_sub_scores,
+    proposals,
+    scene_cache,
+)
+from irlvla.score.epdms import epdms
+from irlvla.train.candidates import DENOISED, CandidatesConfig, candidates
+from irlvla.train.loop import batch_rows, cosine_rate, progress, set_rate, step_generator
+from irlvla.types import SUB_SCORE_NAMES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RewardConfig:
+    """One run of the reward world model's training."""
+
+    model: RewardWorldModelConfig = field(default_factory=RewardWorldModelConfig)
+    candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
+    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    seed: int = 0
+    steps: int = 800
+    batch: int = 32
+    proposals: int = 24
+    vocabulary_dropout: float = 0.5
+    rate: float = 6e-4
+    weight_decay: float = 1e-2
+    warmup: int = 50
+    group: int = 20
+    save_every: int = 200
+
+
+@dataclass(frozen=True, slots=True)
+class _Labelled:
+    rows: np.ndarray
+    poses: np.ndarray
+    labels: np.ndarray
+    kinds: np.ndarray
+
+
+def fit(
+    config: RewardConfig,
+    imitation: Path | str,
+    store_train: Store,
+    store_val: Store,
+    folder: Path | str,
+    resume: bool = False,
+    cache_folder: Path | None = None,
+) -> Path:
+    """Labels candidates with the exact scorer, trains, calibrates on val, and reports acceptance there.
+
+    Args:
+        config: the run.
+        imitation: the policy's checkpoint, whose vision part stays frozen and whose plans are candidates.
+        store_train: scenes; half A of their logs is used.
+        store_val: scenes to calibrate on and to report.
+        folder: the stage's folder; gets metrics, labels, a training state, `acceptance.json` and `checkpoint`.
+        resume: continue a run that was interrupted.
+        cache_folder: where scene tokens are kept for later stages; None keeps them in memory.
+
+    Returns:
+        The checkpoint's folder.
+    """
+    folder = Path(folder)
+    policy = load_policy(imitation)
+    cache = scene_cache(policy, store_train, np.arange(len(store_train)), folder=None if cache_folder is None else cache_folder / "train")
+    half, _ = log_halves(store_train.log_names, config.seed)
+    exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
+    labelled = _labelled(config, policy, cache, half, store_train, folder, resume)
+    torch.manual_seed(config.seed)
+    model = RewardWorldModel(config.model)
+    model.offset.copy_(policy.offset)
+    model.scale.copy_(policy.scale)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+    values = {"step": 0}
+    if resume and (folder / "state" / "state.json").exists():
+        values = run.load_state(folder / "state", {"model": model}, {"adamw": optimiser}, {})
+    with (
+        run.metrics_writer(folder, values["step"] - 1 if values["step"] else None) as write,
+        progress("reward", config.steps, values["step"]) as advance,
+    ):
+        for step in range(values["step"], config.steps):
+            set_rate(optimiser, config.rate * cosine_rate(step, config.steps, config.warmup))
+            loss, parts = _loss(config, model, cache, labelled, step)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimiser.step()
+            if step % 20 == 0 or step == config.steps - 1:
+                write(step, train__loss=float(loss.detach()), **{f"train__{name}": float(part) for name, part in parts.items()})
+            values["step"] = step + 1
+            if values["step"] % config.save_every == 0 or values["step"] == config.steps:
+                run.save_state(folder / "state", {"model": model.state_dict()}, {"adamw": optimiser}, {}, values)
+            advance(f"loss {float(loss.detach()):.3f}")
+        model.eval()
+        report = _accepted(config, model, policy, store_val, exploration)
+        write(config.steps, **{f"val__{name}": value for name, value in report.items() if isinstance(value, float)})
+    run.write_json(folder / "acceptance.json", report)
+    normaliser = {"offset": policy.offset, "scale": policy.scale}
+    settings = {"model": config.model, "training": config}
+    run.save(
+        folder / "checkpoint",
+        {"reward_world_model": model.state_dict()},
+        settings,
+        normaliser,
+        run.provenance(getattr(store_train, "key", ""), config.seed),
+    )
+    return folder / "checkpoint"
+
+
+def _labelled(
+    config: RewardConfig, policy: Policy, cache: SceneCache, half: np.ndarray, store: Store, folder: Path, resume: bool
+) -> _Labelled:
+    path = folder / "labels.npz"
+    if resume and path.exists():
+        with np.load(path) as kept:
+            return _Labelled(kept["rows"], kept["poses"], kept["labels"], kept["kinds"])
+    exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
+    poses, kinds = candidates(policy, rows_of(cache, half), exploration, config.candidates, config.seed)
+    scores = exact_sub_scores(store, half, poses.astype(np.float64))
+    labels = np.stack([getattr(scores, name) for name in HEADS], axis=-1).astype(np.float32)
+    folder.mkdir(parents=True, exist_ok=True)
+    beside = folder / ".labels.npz"
+    np.savez(beside, rows=half, poses=poses, labels=labels, kinds=kinds)
+    beside.rename(path)
+    return _Labelled(half, poses, labels, kinds)
+
+
+def rows_of(cache: SceneCache, rows: np.ndarray) -> SceneCache:
+    """Some rows of a cache as a cache of their own, in memory."""
+    return SceneCache(
+        tokens=None if cache.tokens is None else np.array(cache.tokens[rows]),
+        grid=None if cache.grid is None else np.array(cache.grid[rows]),
+        ego_history=np.array(cache.ego_history[rows]),
+        command=np.array(cache.command[rows]),
+        human=np.array(cache.human[rows]),
+        valid=np.array(cache.valid[rows]),
+    )
+
+
+def _loss(
+    config: RewardConfig, model: RewardWorldModel, cache: SceneCache, labelled: _Labelled, step: int
+) -> tuple[Tensor, dict[str, Tensor]]:
+    model.train()
+    rows = batch_rows(len(labelled.rows), config.batch, step, config.seed)
+    generator = step_generator(config.seed, step)
+    weight = torch.where(torch.from_numpy(labelled.kinds == DENOISED), 1.0, 1.0 - config.vocabulary_dropout)
+    count = min(config.proposals, len(weight))
+    chosen = torch.multinomial(weight.expand(len(rows), -1), count, generator=generator).numpy()
+    poses = torch.from_numpy(np.take_along_axis(labelled.poses[rows], chosen[..., None, None], axis=1))
+    labels = torch.from_numpy(np.take_along_axis(labelled.labels[rows], chosen[..., None], axis=1))
+    scene, ego_history, command = inputs(cache, labelled.rows[rows], model.scale.device)
+    if scene is None:
+        raise ValueError("the reward world model needs scene tokens, the policy's cache holds none")
+    logits = model(scene, ego_history, command, poses.to(model.scale.device))
+    return reward_loss(logits, labels.to(model.scale.device), config.model.weights)
+
+
+def _accepted(config: RewardConfig, model: RewardWorldModel, policy: Policy, store: Store, exploration) -> dict:
+    """Calibrates each head's temperature on proposals of val scenes and reports how good the model is on them."""
+    every = np.arange(len(store))
+    cache = scene_cache(policy, store, every)
+    poses, confidence = proposals(policy, cache, exploration, config.group - 1, config.seed)
+    scores = exact_sub_scores(store, every, poses)
+    calibrate(model, cache, poses, scores)
+    parts = [
+        predicted_sub_scores(model, cache, rows, torch.from_numpy(poses[rows]).float())
+        for rows in np.array_split(every, max(1, len(every) // 64))
+    ]
+    predicted = type(scores)(
+        **{name: np.concatenate([getattr(part, name).numpy() for part in parts]) for name in (*SUB_SCORE_NAMES, "ec_defined")}
+    )
+    return acceptance(scores, predicted, epdms(scores), epdms(predicted), confidence, store.log_names)
+
+
+@torch.no_grad()
+def calibrate(model: RewardWorldModel, cache: SceneCache, poses: np.ndarray, scores) -> None:
+    """Sets each head's temperature to the one of a fixed ladder that has the least loss on these proposals."""
+    model.temperature.fill_(1.0)
+    logits: dict[str, list[Tensor]] = {name: [] for name in HEADS}
+    for rows in np.array_split(np.arange(len(cache)), max(1, len(cache) // 64)):
+        scene, ego_history, command = inputs(cache, rows, model.scale.device)
+        for name, values in model(scene, ego_history, command, torch.from_numpy(poses[rows]).float()).items():
+            logits[name].append(values)
+    ladder = torch.logspace(-1, 1, 41, base=4.0)
+    for index, name in enumerate(HEADS):
+        values, labels = torch.cat(logits[name]), torch.from_numpy(getattr(scores, name)).float()
+        losses = torch.stack([head_loss(values / temperature, labels) for temperature in ladder])
+        model.temperature[index] = ladder[losses.argmin()]

@@ -1,0 +1,55 @@
+import dataclasses
+
+import numpy as np
+import pytest
+import torch
+
+from irlvla import run
+from irlvla.rollout import load_policy, plans
+from irlvla.train import imitation
+from irlvla.train.controls import EgoMlpConfig, fit_ego_mlp
+
+from ..stand_in import IMITATION, POLICY, MemoryStore
+
+
+def numbers(folder):
+    return run.metrics(folder / "metrics.csv"), load_policy(folder / "checkpoint").state_dict()
+
+
+def same(left, right):
+    assert left[0] == right[0]
+    for name, value in left[1].items():
+        assert torch.equal(value, right[1][name]), name
+
+
+def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path):
+    imitation.fit(IMITATION, MemoryStore(), MemoryStore(6, 1), tmp_path / "whole")
+    broken = MemoryStore()
+    broken.limit = 9
+    with pytest.raises(KeyboardInterrupt):
+        imitation.fit(IMITATION, broken, MemoryStore(6, 1), tmp_path / "halves")
+    assert not (tmp_path / "halves" / "checkpoint").exists()
+    imitation.fit(IMITATION, MemoryStore(), MemoryStore(6, 1), tmp_path / "halves", resume=True)
+    same(numbers(tmp_path / "whole"), numbers(tmp_path / "halves"))
+
+
+def test_imitation_learns_to_stop_at_red_and_the_control_without_a_camera_cannot(tmp_path):
+    config = dataclasses.replace(IMITATION, steps=100, batch=16, rate=2e-3, warmup=10, save_every=100, candidates=1, shift=1)
+    blind = dataclasses.replace(config, policy=dataclasses.replace(POLICY, vision=None))
+    store, val = MemoryStore(48), MemoryStore(24, 1)
+    seeing = load_policy(imitation.fit(config, store, val, tmp_path / "seeing"))
+    control = load_policy(imitation.fit(blind, store, val, tmp_path / "blind"))
+    every = np.arange(len(val))
+    end = {name: plans(policy, val, every)[:, -1, 0] / val.speed for name, policy in (("seeing", seeing), ("blind", control))}
+    assert end["seeing"][~val.red].mean() - end["seeing"][val.red].mean() > 1.0
+    assert abs(end["blind"][val.red].mean() - end["blind"][~val.red].mean()) < 0.3
+
+
+def test_the_ego_control_learns_and_is_kept_when_complete(tmp_path):
+    config = EgoMlpConfig(steps=60, batch=16, candidates=1)
+    store = MemoryStore()
+    folder = fit_ego_mlp(config, store, MemoryStore(6, 1), tmp_path)
+    losses = [value for _, name, value in run.metrics(tmp_path / "metrics.csv") if name == "train/loss"]
+    assert losses
+    store.limit = 0
+    assert fit_ego_mlp(config, store, MemoryStore(6, 1), tmp_path, resume=True) == folder
