@@ -14,10 +14,10 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 FLOORS = {
     "types": 0, "geometry": 0, "vehicle": 0, "lanes": 0,
     "run": 1, "baselines": 1, "intervals": 1, "data": 1, "world": 1, "score": 1, "model": 1,
-    "__init__": 2, "prepare": 2, "selection": 2, "rollout": 2, "train": 2, "evaluate": 2, "acceptance": 2, "compare": 2, "learned": 2, "submit": 2, "make_world": 2,
+    "__init__": 2, "prepare": 2, "selection": 2, "rollout": 2, "train": 2, "evaluate": 2, "acceptance": 2, "compare": 2, "learned": 2, "recipes": 2, "score_table": 2, "submit": 2, "make_world": 2,
     "navsim_agent": 2, "doctor": 2,
     "viewer": 3,
-    "demo": 4, "cli": 4,
+    "assess": 4, "demo": 4, "cli": 4,
 }  # fmt: skip
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core"}
 FORBIDDEN_CLASSES = re.compile(r"(Manager|Handler|Builder|Factory|Registry)$")

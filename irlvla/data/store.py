@@ -191,13 +191,13 @@ def done(folder: Path, shard: int) -> bool:
     return (folder / f"shard-{shard:04d}.json").exists()
 
 
-def write_shard(folder: Path, shard: int, scenes: Iterable[tuple[int, Prepared | str]]) -> None:
+def write_shard(folder: Path, shard: int, scenes: Iterable[tuple[int | str, Prepared | str]]) -> None:
     """Writes some rows, one scene at a time, and marks the shard as done.
 
     Args:
         folder: a store laid out by `create`.
         shard: its number.
-        scenes: row of the store, and the scene or why it failed.
+        scenes: row of the store and its scene, or what failed (a row, or the name of something larger) and why.
     """
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in _shapes(0, 0, SensorConfig())}
     failed, written, position = {}, {}, 0
@@ -241,7 +241,7 @@ def finish(folder: Path) -> None:
         if not done(folder, shard):
             raise ValueError(f"{folder}: shard {shard} of {header['shards']} is missing")
         values = json.loads((folder / f"shard-{shard:04d}.json").read_text())
-        failed |= {header["tokens"][int(row)]: reason for row, reason in values["failed"].items()}
+        failed |= {header["tokens"][int(row)] if row.isdigit() else row: reason for row, reason in values["failed"].items()}
         scenes |= {header["tokens"][int(row)]: about for row, about in values["scenes"].items()}
     failed = {token: reason for token, reason in failed.items() if token not in scenes}
     _write_json(folder / "store.json", header | {"failed": failed, "scenes": scenes, "complete": True})
