@@ -186,7 +186,7 @@ def picture(
     paints = np.array([[226.0, 226.0, 222.0], [228.0, 176.0, 44.0]])
     materials = np.concatenate([[look.asphalt, look.pavement], paints, [look.grass]])
     drift = -look.sun[:2] / max(look.sun[2], 0.35) * min(1.0, look.sun_strength / 0.5)
-    darkness = np.float32(max(0.42, look.ambient / (look.ambient + look.sun_strength * look.sun[2]) * 0.85))
+    darkness = np.float32(max(0.52, look.ambient / (look.ambient + look.sun_strength * look.sun[2]) * 0.85))
 
     seeds = moment.seeds
     mesh = mesh_of(moment.types, moment.boxes, seeds)

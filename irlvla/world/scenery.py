@@ -130,7 +130,9 @@ def save_footage(path: Path, footage: Footage) -> None:
         boxes=np.concatenate([moment.boxes for moment in moments] + [np.zeros((0, 6))]),
         seeds=np.concatenate([moment.seeds for moment in moments] + [np.zeros(0)]).astype(np.int64),
         braking=np.concatenate([moment.braking for moment in moments] + [np.zeros(0)]).astype(bool),
-        lights=np.array([moment.lights for moment in moments], dtype=np.int8).reshape(len(moments), -1),
+        lights=np.array([moment.lights for moment in moments], dtype=np.int8).reshape(
+            len(moments), len(moments[0].lights) if moments else 0
+        ),
     )
 
 

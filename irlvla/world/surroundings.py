@@ -18,7 +18,7 @@ KERB_WIDTH = 0.3
 MARGIN = 130.0
 """Grass, buildings and trees reach this far beyond the outermost street, m."""
 
-Ring = Float[np.ndarray, "vertices 2"]
+Ring = Float[np.ndarray, "_ 2"]
 
 
 def scenery(
