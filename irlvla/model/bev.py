@@ -98,7 +98,7 @@ class BirdsEye(nn.Module):
 
     def forward(self, features: Float[Tensor, "scenes views channels rows columns"]) -> SceneTokens:
         """Scene tokens from the encoder's feature maps."""
-        scenes, side = features.shape[0], self.config.cells
+        side = self.config.cells
         with torch.autocast(features.device.type, torch.bfloat16):
             image = self.image_norm(self.image(features.flatten(3).permute(0, 1, 3, 2).flatten(1, 2)))
             image = image + self.ray(self.rays) + self.ray_free

@@ -36,6 +36,8 @@ class RewardWorldModelConfig:
 
 
 class RewardWorldModel(nn.Module):
+    """Judges candidate trajectories: logits of all sub-scores but EC, and their calibrated expectations."""
+
     def __init__(self, config: RewardWorldModelConfig) -> None:
         super().__init__()
         self.config = config

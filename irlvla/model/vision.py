@@ -53,6 +53,8 @@ class VisionConfig:
 
 
 class ResidualBlock(nn.Module):
+    """Two 3 x 3 convolutions that start as the identity."""
+
     def __init__(self, width: int) -> None:
         super().__init__()
         self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)

@@ -46,6 +46,7 @@ def cosine_rate(step: int, steps: int, warmup: int, last: float = 0.02) -> float
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
+    """Sets the learning rate of all parameter groups, each with its own share."""
     for group in optimiser.param_groups:
         group["lr"] = rate * group.get("share", 1.0)
 

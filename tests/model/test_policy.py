@@ -1,0 +1,149 @@
+import dataclasses
+
+import pytest
+import torch
+
+from irlvla.model.attention import footprints, grid_lookup
+from irlvla.model.policy import PolicyConfig, Policy, focal_loss, nearest_anchor, planner_loss
+from irlvla.model.reward_world_model import RewardWorldModel, RewardWorldModelConfig, expected, resampled, reward_loss
+from irlvla.model.vision import ImageEncoder, VisionConfig, token_rays
+from irlvla.score.epdms import epdms
+
+from ..stand_in import POLICY
+
+
+def policy_and_inputs(config=POLICY, scenes=3):
+    torch.manual_seed(0)
+    policy = Policy(config).eval()
+    anchors = torch.zeros(config.anchors, 8, 3)
+    anchors[..., 0] = torch.linspace(2, 30, config.anchors)[:, None] * torch.linspace(1 / 8, 1, 8)
+    policy.set_normaliser(anchors, torch.zeros(3), torch.tensor([30.0, 10.0, 1.0]), torch.Generator().manual_seed(0))
+    for layer in policy.layers:
+        torch.nn.init.normal_(layer.residual.weight, std=0.1)
+    images = torch.randint(0, 255, (scenes, 4, 32, 48, 3), dtype=torch.uint8)
+    return policy, images, torch.randn(scenes, 4, 7), torch.eye(4)[torch.arange(scenes) % 4]
+
+
+def test_the_default_image_encoder_has_at_most_600_000_parameters():
+    assert sum(parameter.numel() for parameter in ImageEncoder(VisionConfig()).parameters()) <= 600_000
+
+
+def test_a_fresh_planner_returns_its_anchors():
+    policy, images, history, command = policy_and_inputs()
+    for layer in policy.layers:
+        torch.nn.init.zeros_(layer.residual.weight)
+    plans = policy.deployed(policy.remember(policy.see(images), history, command)).clean
+    torch.testing.assert_close(plans, policy.anchors.expand(3, -1, -1, -1))
+
+
+def test_anchors_do_not_see_each_other():
+    policy, images, history, command = policy_and_inputs()
+    memory = policy.remember(policy.see(images), history, command)
+    every = torch.arange(4).expand(3, -1)
+    both = policy.denoise(memory, policy.start(every), torch.full_like(every, 8), every)[-1]
+    one = policy.denoise(memory, policy.start(every[:, 2:3]), torch.full((3, 1), 8), every[:, 2:3])[-1]
+    torch.testing.assert_close(both.clean[:, 2:3], one.clean, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(both.confidence[:, 2:3], one.confidence, rtol=1e-4, atol=1e-5)
+
+
+def test_a_chain_step_by_step_is_the_deployed_chain_and_the_plan_is_its_most_confident_anchor():
+    policy, images, history, command = policy_and_inputs()
+    memory = policy.remember(policy.see(images), history, command)
+    every = torch.arange(4).expand(3, -1)
+    state, made = policy.step_mean(memory, policy.start(every), torch.zeros_like(every), every)
+    final, _ = policy.step_mean(memory, state, torch.ones_like(every), every)
+    deployed = policy.deployed(memory)
+    assert torch.equal(final, deployed.clean) and torch.equal(made.confidence, deployed.confidence)
+    best = deployed.confidence.argmax(1)
+    assert torch.equal(policy.plan(memory), policy.in_metres(deployed.clean[torch.arange(3), best]))
+
+
+def test_scenes_of_a_batch_do_not_influence_each_other():
+    policy, images, history, command = policy_and_inputs()
+    whole = policy.plan(policy.remember(policy.see(images), history, command))
+    alone = policy.plan(policy.remember(policy.see(images[1:2]), history[1:2], command[1:2]))
+    torch.testing.assert_close(whole[1:2], alone, rtol=0.05, atol=0.05)
+
+
+def test_without_a_camera_the_same_planner_plans_from_ego_status_alone():
+    policy, _, history, command = policy_and_inputs(dataclasses.replace(POLICY, vision=None))
+    assert policy.plan(policy.remember(None, history, command)).shape == (3, 8, 3)
+
+
+def test_colours_changed_in_the_stem_are_colours_changed_in_the_picture():
+    torch.manual_seed(0)
+    encoder = ImageEncoder(VisionConfig(picture_height=32, picture_width=48, widths=(8, 8, 8))).eval()
+    images = torch.randint(30, 60, (2, 4, 32, 48, 3), dtype=torch.uint8)
+    gain, bias = torch.full((2, 3), 2.0), torch.full((2, 3), 2.0)
+    torch.testing.assert_close(encoder(images, gain, bias), encoder(images * 2), rtol=0.1, atol=0.1)
+
+
+def test_the_grid_is_looked_up_where_the_ego_frame_says():
+    grid = torch.zeros(1, 1, 32, 32)
+    grid[0, 0, 10, 20] = 1.0
+    centre = torch.tensor([-8.0 + 2 * 10.5, -32.0 + 2 * 20.5])
+    found = grid_lookup(grid, torch.stack([centre, centre + torch.tensor([2.0, 0.0]), torch.tensor([500.0, 0.0])])[None, None])
+    torch.testing.assert_close(found[0, 0], torch.tensor([1.0, 0.0, 0.0]))
+
+
+def test_footprints_turn_with_the_car():
+    poses = torch.tensor([[[[10.0, 5.0, torch.pi / 2]]]])
+    points = footprints(poses, torch.tensor([[4.0, 1.0]]))
+    torch.testing.assert_close(points[0, 0, 0], torch.tensor([9.0, 9.0]))
+
+
+def test_rays_that_hit_the_ground_know_where():
+    rays = token_rays(VisionConfig())
+    assert rays.shape == (4 * 6 * 11, 19) and bool(torch.isfinite(rays).all())
+
+
+def test_the_loss_counts_only_the_nearest_anchor():
+    policy, images, history, command = policy_and_inputs()
+    human = policy.in_metres(policy.anchors[1:2]).expand(3, -1, -1)
+    assert nearest_anchor(policy, human).tolist() == [1, 1, 1]
+    memory = policy.remember(policy.see(images), history, command)
+    every = torch.arange(4).expand(3, -1)
+    outputs = policy.denoise(memory, policy.start(every), torch.full_like(every, 8), every)
+    loss, parts = planner_loss(policy, outputs, human, regression=1.0, classification=0.0)
+    distances = [(output.clean[:, 1] - policy.anchors[1]).abs().mean() for output in outputs]
+    torch.testing.assert_close(loss, torch.stack(distances).mean())
+    torch.testing.assert_close(parts["l1"], distances[-1])
+
+
+def test_focal_loss_by_hand():
+    assert float(focal_loss(torch.zeros(1, 1), torch.ones(1, 1))) == pytest.approx(0.25 * 0.25 * 0.6931, rel=1e-3)
+
+
+def test_expected_sub_scores_are_in_range_and_epdms_of_them_is_one_number_a_candidate():
+    torch.manual_seed(0)
+    policy, images, history, command = policy_and_inputs()
+    model = RewardWorldModel(RewardWorldModelConfig(width=32, pose_width=16)).eval()
+    scene = policy.see(images)
+    poses = policy.in_metres(policy.anchors).expand(3, -1, -1, -1)
+    scores = model.sub_scores(scene, history, command, poses, torch.ones(3, 4))
+    assert scores.nc.shape == (3, 4) and bool((scores.ec_defined == 1).all())
+    assert bool(((epdms(scores) >= 0) & (epdms(scores) <= 1)).all())
+    torch.testing.assert_close(expected(torch.tensor([[[0.0, 0.0, 0.0]]])), torch.tensor([[0.5]]))
+    _, parts = reward_loss(model(scene, history, command, poses), torch.full((3, 4, 8), 0.5), model.config.weights)
+    assert set(parts) == {"nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc"}
+
+
+def test_candidates_do_not_influence_each_other():
+    policy, images, history, command = policy_and_inputs()
+    model = RewardWorldModel(RewardWorldModelConfig(width=32, pose_width=16)).eval()
+    scene, poses = policy.see(images), policy.in_metres(policy.anchors).expand(3, -1, -1, -1)
+    torch.testing.assert_close(
+        model(scene, history, command, poses)["ep"][:, 1:2], model(scene, history, command, poses[:, 1:2])["ep"], rtol=1e-4, atol=1e-5
+    )
+
+
+def test_resampling_keeps_given_poses_and_halves_the_steps_between():
+    poses = torch.randn(1, 2, 8, 3)
+    dense = resampled(poses, 16)
+    torch.testing.assert_close(dense[:, :, 1::2], poses)
+    torch.testing.assert_close(dense[:, :, 0], poses[:, :, 0] / 2)
+
+
+def test_configs_of_policies_are_frozen():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        PolicyConfig().width = 3
