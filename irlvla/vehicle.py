@@ -154,9 +154,7 @@ def _simulate(ego_state, references, velocity_fit, states):
             then[YAW_ACCELERATION] = (then[YAW_RATE] - now[YAW_RATE]) / INTERVAL
 
 
-def simulated(
-    ego_state: Float[np.ndarray, "7"], references: Float[np.ndarray, "proposals 41 3"]
-) -> Float[np.ndarray, "proposals 41 11"]:
+def simulated(ego_state: Float[np.ndarray, "7"], references: Float[np.ndarray, "proposals 41 3"]) -> Float[np.ndarray, "proposals 41 11"]:
     """The states of the ego car as it follows each reference with its controller.
 
     Every rollout starts from the logged state with straight wheels. The tracker follows speed and path; an error along

@@ -129,9 +129,7 @@ def _fill_scores(states, points, areas, types, first_speeds, boxes, valid, score
     immune = np.empty(count, dtype=np.bool_)
     for proposal in range(len(states)):
         state, point, area = states[proposal], points[proposal], areas[proposal]
-        scores[0, proposal] = _no_collision(
-            state, point, area, types, first_speeds, boxes, radii, others, valid, immune
-        )
+        scores[0, proposal] = _no_collision(state, point, area, types, first_speeds, boxes, radii, others, valid, immune)
         scores[1, proposal] = _time_to_collision(state, point, area, boxes, radii, others, valid, immune)
 
 

@@ -185,9 +185,7 @@ def sampled_past(scene: PreparedScene) -> Float[np.ndarray, "samples 3"]:
     return past
 
 
-def history_comfort(
-    scene: PreparedScene, states: Float[np.ndarray, "proposals 41 11"]
-) -> Float[np.ndarray, "proposals"]:
+def history_comfort(scene: PreparedScene, states: Float[np.ndarray, "proposals 41 11"]) -> Float[np.ndarray, "proposals"]:
     """1 where past and simulated states together stay within all six comfort bounds, else 0."""
     scores = np.empty(len(states))
     past = frozen(sampled_past(scene), np.float64)

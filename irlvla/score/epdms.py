@@ -91,7 +91,7 @@ def human_zeros(scene: PreparedScene) -> Bool[np.ndarray, "8"]:
 def sub_scores(
     scene: PreparedScene,
     poses: Float[np.ndarray, "proposals poses 3"],
-    prev_poses: Float[np.ndarray, "proposals poses 3"] | None = None,
+    prev_poses: Float[np.ndarray, "prev_proposals prev_poses 3"] | None = None,
     human_filter: bool = True,
 ) -> SubScores:
     """The nine sub-scores of proposals of one scene with log-replay traffic.
@@ -118,7 +118,9 @@ def sub_scores(
     ep = np.where(counts, np.clip(raw.progress / np.where(counts, best, 1.0), 0.0, 1.0), 1.0)
     values = {"nc": raw.nc, "dac": raw.dac, "ddc": raw.ddc, "tlc": raw.tlc, "ep": ep, "ttc": raw.ttc, "lk": raw.lk, "hc": raw.hc}
     if human_filter:
-        values = {name: np.ones_like(value) if zero else value for (name, value), zero in zip(values.items(), scene.human_zero)}
+        values = {
+            name: np.ones_like(value) if zero else value for (name, value), zero in zip(values.items(), scene.human_zero, strict=True)
+        }
     ec, defined = np.zeros(len(poses)), np.zeros(len(poses))
     interval = 1e-6 * (scene.time_us - scene.previous_time_us)
     if prev_poses is not None and len(prev_poses) != len(poses):
