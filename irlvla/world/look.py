@@ -43,7 +43,7 @@ def look(seed: int) -> Look:
     azimuth = random.uniform(-np.pi, np.pi)
     elevation = np.radians(random.uniform(30, 65) if kind < 2 else random.uniform(8, 16))
     sun = np.array([np.cos(azimuth) * np.cos(elevation), np.sin(azimuth) * np.cos(elevation), np.sin(elevation)])
-    strength, ambient = ((0.62, 0.55), (0.18, 0.80), (0.55, 0.45))[kind]
+    strength, ambient = ((0.62, 0.55), (0.18, 0.80), (0.55, 0.66))[kind]
     tint = np.array(((1.0, 0.99, 0.96), (0.96, 0.98, 1.0), (1.08, 0.96, 0.82))[kind])
     sky_top = np.array(((72, 124, 196), (158, 168, 178), (88, 100, 150))[kind], float)
     sky_horizon = np.array(((188, 210, 230), (196, 200, 204), (238, 190, 150))[kind], float)

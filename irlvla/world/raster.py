@@ -9,7 +9,7 @@ from typing import no_type_check
 import numpy as np
 from numba import njit
 
-from irlvla.world.shapes import CORNERS, WALL
+from irlvla.world.shapes import CORNERS, GREEN, RED, WALL
 
 NEAR = 0.25
 TAPS = 5
@@ -126,12 +126,17 @@ def draw_things(image, depth, lens, eye, rotation, light, haze, reach, faces, sl
             facing = max(0.0, (n0 * sun[0] + n1 * sun[1] + n2 * sun[2]) / size)
             rising = (n0 * up[0] + n1 * up[1] + n2 * up[2]) / size
             bright = light[4] * (0.8 + 0.2 * rising) + light[3] * facing
-            if colours[thing, slot, 3] > 0:
+            glows = colours[thing, slot, 3] > 0
+            if glows:
                 bright = 1.0
+                if RED <= slot <= GREEN:
+                    # Visors hide a lamp from those who see it at more than 60 degrees.
+                    away = np.sqrt(points[0, 0] ** 2 + points[0, 1] ** 2 + points[0, 2] ** 2)
+                    bright = 1.0 if -offset > 0.5 * size * away else 0.25
             for channel in range(3):
-                tint = 1.0 if colours[thing, slot, 3] > 0 else light[5 + channel]
+                tint = 1.0 if glows else light[5 + channel]
                 own = min(255.0, colours[thing, slot, channel] * bright * tint)
-                mist = fade * (0.4 if colours[thing, slot, 3] > 0 else 1.0)
+                mist = fade * (0.4 if glows else 1.0)
                 colour[channel] = own + (haze[1 + channel] - own) * mist
             walls = slot == WALL
             along_x = abs(faces[face, 0, 0] - faces[face, 1, 0]) * length < abs(faces[face, 0, 1] - faces[face, 1, 1]) * width

@@ -77,6 +77,12 @@ def test_a_light_shows_its_back_to_those_who_come_from_behind():
     assert not changed(drawn(standing, moment(lights=[0])), drawn(standing, moment(lights=[RED]))).any()
 
 
+def test_visors_hide_a_light_from_the_crossing_street():
+    sideways = town(poles=[(40.0, -4.0, np.pi / 2, 0.0)], groups=[0])
+    dark, bright = drawn(sideways, moment(lights=[0])), drawn(sideways, moment(lights=[RED]))
+    assert not (bright[changed(dark, bright)][:, 0] > 200).any()
+
+
 def test_a_car_is_as_wide_as_the_pinhole_says():
     car = (drawn(town(), moment()) != drawn(town(), moment([CAR]))).any(2)
     back = 20.0 - 4.6 / 2 - EYE_X
