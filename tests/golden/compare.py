@@ -1,0 +1,64 @@
+"""How well a table made by `irlvla score` agrees with the devkit's: `python compare.py SET TABLE.csv`.
+
+SET holds expected.csv (or expected.csv.gz). Sub-scores must be equal, EP and EPDMS to 1e-3; a missing row disagrees
+everywhere. The exit code is 0 if everything agrees in at least 99.5 % of the rows.
+"""
+
+import csv
+import gzip
+import math
+import sys
+from collections import Counter
+from pathlib import Path
+
+COLUMNS = ("NC", "DAC", "DDC", "TLC", "EP", "TTC", "LK", "HC", "EC", "EPDMS")
+NEEDED = 0.995
+
+
+def rows_of(path):
+    opened = gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="")
+    with opened as file:
+        return list(csv.DictReader(file))
+
+
+def number(text):
+    return float(text) if text != "" else math.nan
+
+
+def agrees(column, expected, got):
+    if math.isnan(expected) or math.isnan(got):
+        return math.isnan(expected) and math.isnan(got)
+    return abs(expected - got) <= (1e-3 if column in ("EP", "EPDMS") else 1e-9)
+
+
+def disagreements(folder, table):
+    """Rows compared, then (family, token, trajectory, column, expected, got) of every number that disagrees."""
+    path = folder / "expected.csv"
+    expected = [row for row in rows_of(path if path.exists() else folder / "expected.csv.gz") if row["traffic"] == "log_replay"]
+    got = {(row["token"], int(row["trajectory"])): row for row in rows_of(table)}
+    found = []
+    for row in expected:
+        key = (row["token"], int(row["trajectory"]))
+        ours = got.get(key)
+        for column in COLUMNS:
+            value = math.inf if ours is None else number(ours[column])
+            if not agrees(column, number(row[column]), value):
+                found.append((row.get("family", ""), *key, column, row[column], value))
+    return len(expected), found
+
+
+def main(folder, table):
+    count, found = disagreements(Path(folder), Path(table))
+    off = Counter(one[3] for one in found)
+    print(f"{'column':8} {'rows':>6} {'agree':>8}")
+    for column in COLUMNS:
+        print(f"{column:8} {count:6d} {1 - off[column] / count:8.5f}")
+    rows = len({one[1:3] for one in found})
+    print(f"{'all':8} {count:6d} {1 - rows / count:8.5f}")
+    for family, token, trajectory, column, expected, got in found[:20]:
+        print(f"  {family} {token} #{trajectory} {column}: expected {expected or 'none'}, got {got:g}")
+    return 0 if count and 1 - rows / count >= NEEDED else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(*sys.argv[1:]))
