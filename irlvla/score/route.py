@@ -1,0 +1,233 @@
+"""The route that a car really follows: roadblocks repaired to start where the ego is, and the line along their lanes.
+
+Source: autonomousvision/navsim at 0a380a9, navsim/planning/simulation/planner/pdm_planner/utils (route_utils.py,
+graph_search/bfs_roadblock.py, graph_search/dijkstra.py) and abstract_pdm_planner.py.
+"""
+
+import numpy as np
+import shapely
+from jaxtyping import Float
+
+from irlvla.lanes import Lane, LaneMap, near
+from irlvla.types import LAYER_NAMES
+
+CANDIDATE_RADIUS = 1.0
+"""Half width of the square around the rear axle in which the current roadblock is looked for, m."""
+CANDIDATE_HEADING = np.pi / 4
+CANDIDATE_DISTANCE = 3.0
+BACKWARD_DEPTH = 15
+FORWARD_DEPTH = 30
+TARGETS = 3
+"""An off-route start may join the route at one of its first roadblocks, this many."""
+LOOP_AREA = 1.0
+"""Roadblock connectors that overlap by more than this (m2) make a loop, which is cut."""
+WINDOW = 30
+"""Roadblocks along which the centerline runs at most."""
+
+
+def route_blocks(lane_map: LaneMap, block_ids: tuple[str, ...] | list[str]) -> list[str]:
+    """The ids once each, in order.
+
+    Raises:
+        ValueError: No id, or one that the map does not have.
+    """
+    unknown = [block for block in block_ids if block not in lane_map.roadblocks]
+    if unknown:
+        raise ValueError(f"roadblock {unknown[0]} of the route is not in map {lane_map.name}")
+    if not block_ids:
+        raise ValueError("the route is empty")
+    return list(dict.fromkeys(block_ids))
+
+
+def route_lanes(lane_map: LaneMap, block_ids: list[str]) -> list[str]:
+    """Ids of all lanes and lane connectors inside the roadblocks, in order."""
+    return list(dict.fromkeys(lane for block in block_ids for lane in lane_map.roadblocks[block].lane_ids))
+
+
+def corrected_route(lane_map: LaneMap, block_ids: list[str], pose: Float[np.ndarray, "3"]) -> list[str]:
+    """The logged route, led to where the ego is, with missing links filled and loops cut.
+
+    Args:
+        lane_map: The city.
+        block_ids: Logged roadblocks and roadblock connectors.
+        pose: x, y, heading of the rear axle, global.
+    """
+    route = list(block_ids)
+    current, candidates = _current_block(lane_map, route, pose)
+    if current not in route:
+        path, is_found = _search(lane_map, route[0], candidates, BACKWARD_DEPTH, forward=False)
+        if is_found:
+            route = path[:-1] + route
+        else:
+            path, is_found = _search(lane_map, current, route[:TARGETS], FORWARD_DEPTH, forward=True)
+            if is_found:
+                route = path + route[route.index(path[-1]) + 1 :]
+    linked = route[:1]
+    for before, after in zip(route[:-1], route[1:]):
+        if before not in lane_map.roadblocks[after].incoming:
+            path, is_found = _search(lane_map, before, [after], FORWARD_DEPTH, forward=True)
+            if is_found and len(path) >= 3:
+                linked += path[1:-1]
+        linked.append(after)
+    return list(dict.fromkeys(_without_loop(lane_map, linked)))
+
+
+def _current_block(lane_map: LaneMap, route: list[str], pose: np.ndarray) -> tuple[str, list[str]]:
+    """The roadblock that the ego is most likely in, and all candidates of its kind (one entry a fitting lane)."""
+    places = near(lane_map.block_bounds, pose[0], pose[1], CANDIDATE_RADIUS)
+    square = shapely.box(*(pose[:2] - CANDIDATE_RADIUS), *(pose[:2] + CANDIDATE_RADIUS))
+    blocks = [lane_map.roadblocks[lane_map.block_ids[place]] for place in places]
+    blocks = [block for block in blocks if block.polygon.intersects(square)]
+    if not blocks:
+        point = shapely.Point(pose[:2])
+        for is_connector in (False, True):
+            kind = [block for block in lane_map.roadblocks.values() if block.is_connector == is_connector]
+            if kind:
+                blocks.append(kind[int(np.argmin(shapely.distance(np.array([block.polygon for block in kind]), point)))])
+    blocks.sort(key=lambda block: block.is_connector)
+    on_route: list[tuple[float, str]] = []
+    off_route: list[tuple[float, str]] = []
+    nearest = np.full(len(blocks), np.inf)
+    known = set(route)
+    for number, block in enumerate(blocks):
+        for lane_id in block.lane_ids:
+            distance, turn = _offset(lane_map.lanes[lane_id], pose)
+            nearest[number] = min(nearest[number], distance)
+            if turn < CANDIDATE_HEADING and distance < CANDIDATE_DISTANCE:
+                (on_route if block.id in known else off_route).append((distance, block.id))
+    for found in (on_route, off_route):
+        if found:
+            return found[int(np.argmin([distance for distance, _ in found]))][1], [block for _, block in found]
+    return blocks[int(np.argmin(nearest))].id, [block.id for block in blocks]
+
+
+def _offset(lane: Lane, pose: np.ndarray) -> tuple[float, float]:
+    """Distance to the nearest point of a baseline (its vertices only), m, and the heading difference there, rad."""
+    distances = np.hypot(lane.baseline[:, 0] - pose[0], lane.baseline[:, 1] - pose[1])
+    place = int(np.argmin(distances))
+    turn = lane.baseline[place, 2] - pose[2]
+    return float(distances[place]), float(abs(np.arctan2(np.sin(turn), np.cos(turn))))
+
+
+def _search(lane_map: LaneMap, start: str, targets: list[str], depth: int, forward: bool) -> tuple[list[str], bool]:
+    """Breadth-first path of roadblocks in driving order from (forward) or to (backward) `start`.
+
+    The devkit keeps no visited set: a roadblock can appear on many levels, and on each level its parent is the last one that
+    reached it while the goal is the first one met. Both orders are carried along without the doublets.
+    """
+    wanted = set(targets)
+    first, last = [start], [start]
+    parents: list[dict[str, str]] = [{}]
+    for level in range(depth):
+        goal = next((block for block in first if block in wanted), None)
+        if goal is not None:
+            path = [goal]
+            for known in reversed(parents[1:]):
+                path.append(known[path[-1]])
+            return (path[::-1] if forward else path), True
+        if level == depth - 1:
+            break
+        reached: dict[str, str] = {}
+        later: dict[str, None] = {}
+        for block in last:
+            for other in _neighbours(lane_map, block, forward):
+                reached[other] = block
+                later.pop(other, None)
+                later[other] = None
+        first = list(dict.fromkeys(other for block in first for other in _neighbours(lane_map, block, forward)))
+        last = list(later)
+        parents.append(reached)
+        if not first:
+            break
+    return [], False
+
+
+def _neighbours(lane_map: LaneMap, block: str, forward: bool) -> tuple[str, ...]:
+    edges = lane_map.roadblocks[block].outgoing if forward else lane_map.roadblocks[block].incoming
+    return tuple(edge for edge in edges if edge in lane_map.roadblocks)
+
+
+def _without_loop(lane_map: LaneMap, route: list[str]) -> list[str]:
+    """The route up to the first roadblock connector that overlaps an earlier one."""
+    seen: list[shapely.Geometry] = []
+    for place, block_id in enumerate(route):
+        block = lane_map.roadblocks[block_id]
+        if not block.is_connector:
+            continue
+        if any(other.intersects(block.polygon) and other.intersection(block.polygon).area > LOOP_AREA for other in seen):
+            return route[:place]
+        seen.append(block.polygon)
+    return route
+
+
+def starting_lane(lane_map: LaneMap, lane_ids: list[str], pose: Float[np.ndarray, "3"], center: Float[np.ndarray, "2"], footprint: shapely.Polygon) -> Lane:
+    """The lane of the corrected route that the car is on.
+
+    Args:
+        lane_map: The city.
+        lane_ids: Lanes of the corrected route.
+        pose: Rear axle, global.
+        center: Centre of the car, global.
+        footprint: Its outline.
+    """
+    lanes = [lane_map.lanes[lane] for lane in lane_ids]
+    bounds = np.array([lane_map.areas.bounds[lane_map.area_index[_layer(lane), lane.id]] for lane in lanes])
+    point = shapely.Point(pose[:2])
+    under = [lanes[place] for place in near(bounds, pose[0], pose[1], 0.0) if lanes[place].polygon.intersects(point)]
+    if under:
+        return under[int(np.argmin([_offset(lane, pose)[1] for lane in under]))]
+    middle = shapely.Point(center)
+    polygons = np.array([lane.polygon for lane in lanes], dtype=object)
+    holds = shapely.contains(polygons, middle)
+    if holds.any():
+        return lanes[int(np.argmax(holds))]
+    return lanes[int(np.argmin(shapely.distance(polygons, footprint)))]
+
+
+def _layer(lane: Lane) -> int:
+    return LAYER_NAMES.index("lane_connector" if lane.is_connector else "lane")
+
+
+def centerline(lane_map: LaneMap, block_ids: list[str], lane_ids: list[str], start: Lane) -> Float[np.ndarray, "points 3"]:
+    """Baselines along the shortest chain of route lanes from `start` to the last roadblock of the window."""
+    place = block_ids.index(start.roadblock_id) if start.roadblock_id in block_ids else 0
+    lanes = _lane_chain(lane_map, start, set(lane_ids), block_ids[place : place + WINDOW][-1])
+    return np.concatenate([lane.baseline for lane in lanes])
+
+
+def _lane_chain(lane_map: LaneMap, start: Lane, allowed: set[str], goal_block: str) -> list[Lane]:
+    """Dijkstra over lanes by length, as the devkit does it.
+
+    Its frontier compares objects that are made anew at every look, so a lane can wait there more than once and its parent is
+    the last lane that reached it before it was expanded, not the nearest. Without a way to the goal: the nearest of the deepest.
+    """
+    frontier: list[tuple[float, int, str]] = [(1.0, 1, start.id)]
+    parents: dict[str, str | None] = {start.id: None}
+    expanded: list[tuple[float, int, str]] = []
+    done: set[str] = set()
+    end = None
+    while frontier:
+        place = min(range(len(frontier)), key=lambda k: frontier[k][0])
+        distance, depth, lane_id = frontier.pop(place)
+        if lane_map.lanes[lane_id].roadblock_id == goal_block:
+            end = lane_id
+            break
+        expanded.append((distance, depth, lane_id))
+        done.add(lane_id)
+        for other in lane_map.lanes[lane_id].outgoing:
+            if other in allowed and other not in done:
+                parents[other] = lane_id
+                frontier.append((distance + _length(lane_map.lanes[other]), depth + 1, other))
+    if end is None:
+        deepest = max(depth for _, depth, _ in expanded)
+        end = min((entry for entry in expanded if entry[1] == deepest), key=lambda entry: entry[0])[2]
+    chain: list[Lane] = []
+    at: str | None = end
+    while at is not None:
+        chain.append(lane_map.lanes[at])
+        at = parents[at]
+    return chain[::-1]
+
+
+def _length(lane: Lane) -> float:
+    return float(np.hypot(*np.diff(lane.baseline[:, :2], axis=0).T).sum())
