@@ -1,0 +1,250 @@
+"""Scene -> PreparedScene: objects at 10 Hz, red lights, drivable map, route, reference plan, human filter.
+
+Source: autonomousvision/navsim at 0a380a9, navsim/planning/metric_caching/metric_cache_processor.py and
+navsim/traffic_agents_policies/log_replay_traffic_agents.py.
+"""
+
+from dataclasses import dataclass, replace
+from typing import no_type_check
+
+import numpy as np
+import shapely
+from jaxtyping import Bool, Float, Int
+from numba import njit
+
+from irlvla.geometry import boxes_touch, fill_box, frozen
+from irlvla.lanes import LaneMap, near, selected_polygons
+from irlvla.score.epdms import human_zeros, reference_progress
+from irlvla.score.reference import reference_plan
+from irlvla.score.route import centerline, corrected_route, route_blocks, route_lanes, starting_lane
+from irlvla.types import HISTORY, LAYER_NAMES, POSES, STEPS, Polygons, PreparedScene, Scene
+from irlvla.vehicle import LENGTH, REAR_AXLE_TO_CENTER, WIDTH
+
+MAP_RADIUS = 100.0
+"""Half width of the square around the ego centre whose map counts, m."""
+STEPS_A_FRAME = 5
+NOW = HISTORY - 1
+FRAMES = POSES + 1
+"""2 Hz frames from t0 to 4 s."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Traffic:
+    """Road users at 10 Hz over STEPS, and what is known of those annotated at t0 (for the reference planner's forecast)."""
+
+    types: Int[np.ndarray, "objects"]
+    first_speed: Float[np.ndarray, "objects"]
+    boxes: Float[np.ndarray, "41 objects 5"]
+    valid: Bool[np.ndarray, "41 objects"]
+    types_now: Int[np.ndarray, "present"]
+    boxes_now: Float[np.ndarray, "present 5"]
+    velocities_now: Float[np.ndarray, "present 2"]
+
+
+def prepared(scene: Scene) -> PreparedScene:
+    """All that scoring the scene needs.
+
+    Args:
+        scene: With at least 8 future frames and a route.
+
+    Raises:
+        ValueError: Too few future frames, no route, or a route that the map does not hold; the message names the scene.
+    """
+    if len(scene.time_us) < HISTORY + POSES:
+        raise ValueError(f"scene {scene.token}: {len(scene.time_us) - HISTORY} future frames, {POSES} are needed")
+    try:
+        return _prepared(scene)
+    except (ValueError, KeyError, shapely.errors.GEOSException) as error:
+        raise ValueError(f"scene {scene.token} of log {scene.log_name} cannot be prepared: {error}") from error
+
+
+def _prepared(scene: Scene) -> PreparedScene:
+    lane_map: LaneMap = scene.lane_map
+    pose = scene.ego_poses[NOW]
+    states = np.concatenate([scene.ego_poses, scene.ego_velocities, scene.ego_accelerations], axis=1)[:HISTORY]
+    heading = np.array([np.cos(pose[2]), np.sin(pose[2])])
+    center = pose[:2] + REAR_AXLE_TO_CENTER * heading
+    raw_route = route_blocks(lane_map, scene.roadblock_ids)
+    blocks = corrected_route(lane_map, raw_route, pose)
+    lanes = route_lanes(lane_map, blocks)
+    start = starting_lane(lane_map, lanes, pose, center, _outline(center, heading))
+    red_polygons, red_valid = red_lights(scene, set(route_lanes(lane_map, raw_route)))
+    map_polygons, map_layers, map_on_route = drivable_map(lane_map, center, set(lanes))
+    traffic = objects(scene)
+    apart = ~_overlapping(frozen(pose, np.float64), frozen(traffic.boxes[0], np.float64), frozen(traffic.valid[0], np.bool_))
+    kept = np.flatnonzero(apart)
+    result = PreparedScene(
+        token=scene.token,
+        log_name=scene.log_name,
+        map_name=scene.map_name,
+        time_us=int(scene.time_us[NOW]),
+        ego_state=states[NOW],
+        past_time_us=scene.time_us[:HISTORY].astype(np.int64),
+        past_states=states,
+        previous_time_us=int(scene.time_us[NOW - 1]) if scene.previous_token is not None else -1,
+        previous_state=states[NOW - 1] if scene.previous_token is not None else np.zeros(7),
+        object_types=traffic.types[kept],
+        object_first_speed=traffic.first_speed[kept],
+        object_boxes=np.ascontiguousarray(traffic.boxes[:, kept]),
+        object_valid=np.ascontiguousarray(traffic.valid[:, kept]),
+        red_polygons=red_polygons,
+        red_valid=red_valid,
+        map_polygons=map_polygons,
+        map_layers=map_layers,
+        map_on_route=map_on_route,
+        centerline=centerline(lane_map, blocks, lanes, start),
+        reference_poses=np.zeros((51, 3)),
+        human_poses=human_poses(scene),
+        reference_progress=0.0,
+        reference_multiplier=0.0,
+        human_zero=np.zeros(8, bool),
+    )
+    plan = reference_plan(result, traffic.boxes_now, traffic.velocities_now, traffic.types_now, start.speed_limit)
+    result = replace(result, reference_poses=plan)
+    progress, multiplier = reference_progress(result)
+    return replace(result, reference_progress=progress, reference_multiplier=multiplier, human_zero=human_zeros(result))
+
+
+def _outline(center: np.ndarray, heading: np.ndarray) -> shapely.Polygon:
+    along, aside = 0.5 * LENGTH * heading, 0.5 * WIDTH * np.array([-heading[1], heading[0]])
+    return shapely.Polygon([center + along + aside, center - along + aside, center - along - aside, center + along - aside])
+
+
+def human_poses(scene: Scene) -> Float[np.ndarray, "8 3"]:
+    """The logged future in the ego frame, one pose a frame whatever the frames' stamps say."""
+    x, y, heading = scene.ego_poses[NOW]
+    future = scene.ego_poses[HISTORY : HISTORY + POSES]
+    cos, sin = np.cos(heading), np.sin(heading)
+    dx, dy, turn = future[:, 0] - x, future[:, 1] - y, future[:, 2] - heading
+    return np.column_stack([cos * dx + sin * dy, cos * dy - sin * dx, np.arctan2(np.sin(turn), np.cos(turn))])
+
+
+def red_lights(scene: Scene, route_lane_ids: set[str]) -> tuple[Polygons, Bool[np.ndarray, "41 reds"]]:
+    """Lane connectors of the logged (not the corrected) route that are red, each frame's state held for its half second."""
+    frames = scene.traffic_lights[NOW : NOW + FRAMES]
+    reds = [{connector for connector, is_red in frame if is_red and connector in route_lane_ids} for frame in frames]
+    ids = sorted(set().union(*reds))
+    valid = np.zeros((STEPS, len(ids)), bool)
+    for step in range(STEPS):
+        valid[step] = [connector in reds[step // STEPS_A_FRAME] for connector in ids]
+    areas = scene.lane_map.areas
+    places = [scene.lane_map.area_index[LAYER_NAMES.index("lane_connector"), connector] for connector in ids]
+    return selected_polygons(areas.polygons, np.array(places, dtype=np.int64)), valid
+
+
+def drivable_map(
+    lane_map: LaneMap, center: Float[np.ndarray, "2"], route_lane_ids: set[str]
+) -> tuple[Polygons, Int[np.ndarray, "polygons"], Bool[np.ndarray, "polygons"]]:
+    """Roadblocks, their lanes, lane connectors, intersections and car parks that meet the square around the ego centre.
+
+    A lane counts if its roadblock meets the square; a lane connector if its roadblock connector does. Roadblock connectors
+    themselves are no drivable area.
+
+    Returns:
+        Polygons, the layer of each (index into LAYER_NAMES) and whether it is a lane of the route.
+    """
+    square = shapely.box(*(center - MAP_RADIUS), *(center + MAP_RADIUS))
+    areas, roadblock = lane_map.areas, LAYER_NAMES.index("roadblock")
+    places: list[int] = []
+    for place in near(lane_map.block_bounds, center[0], center[1], MAP_RADIUS):
+        block = lane_map.roadblocks[lane_map.block_ids[place]]
+        if not block.polygon.intersects(square):
+            continue
+        layer = LAYER_NAMES.index("lane_connector" if block.is_connector else "lane")
+        places += [lane_map.area_index[layer, lane] for lane in block.lane_ids]
+        if not block.is_connector:
+            places.append(lane_map.area_index[roadblock, block.id])
+    for place in near(areas.bounds, center[0], center[1], MAP_RADIUS):
+        if areas.layers[place] > roadblock and areas.geometries[place].intersects(square):
+            places.append(int(place))
+    chosen = np.array(places, dtype=np.int64)
+    layers = areas.layers[chosen]
+    on_route = np.array([areas.ids[place] in route_lane_ids for place in places], dtype=bool) & (layers < roadblock)
+    return selected_polygons(areas.polygons, chosen), layers, on_route
+
+
+def objects(scene: Scene) -> Traffic:
+    """The annotated objects at 10 Hz: linear between observations, present from the first to the last of them.
+
+    An object seen only once in 0 .. 4 s stays at that one place for all steps, as the devkit has it. Type and size are those of
+    the first observation. Frames count as 0.5 s apart, whatever their stamps say.
+    """
+    frames = scene.objects[NOW : NOW + FRAMES]
+    numbers: dict[str, int] = {}
+    rows = [numbers.setdefault(token, len(numbers)) for frame in frames for token in frame.track_tokens]
+    frame_of = np.repeat(np.arange(FRAMES), [len(frame.types) for frame in frames])
+    boxes, velocities = _global(scene, frames, frame_of)
+    count = len(numbers)
+    owner = np.array(rows, dtype=np.int64)
+    order = np.lexsort((frame_of, owner))
+    owner, frame_of, boxes, velocities = owner[order], frame_of[order], boxes[order], velocities[order]
+    kinds = np.concatenate([frame.types for frame in frames])[order] if count else np.zeros(0, np.int64)
+    starts = np.searchsorted(owner, np.arange(count + 1))
+    tracks, valid = np.zeros((STEPS, count, 5)), np.zeros((STEPS, count), bool)
+    _fill_tracks(starts, frame_of, boxes, tracks, valid)
+    present = frame_of == 0
+    return Traffic(
+        types=kinds[starts[:-1]],
+        first_speed=np.hypot(*velocities[starts[:-1]].T) if count else np.zeros(0),
+        boxes=tracks,
+        valid=valid,
+        types_now=kinds[present],
+        boxes_now=boxes[present],
+        velocities_now=velocities[present],
+    )
+
+
+def _global(scene: Scene, frames: tuple, frame_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Global boxes (n, 5: x, y, heading, length, width) and velocities (n, 2) of all observations."""
+    local = np.concatenate([frame.boxes for frame in frames])
+    speeds = np.concatenate([frame.velocities for frame in frames])
+    x, y, heading = scene.ego_poses[NOW : NOW + FRAMES][frame_of].T
+    cos, sin = np.cos(heading), np.sin(heading)
+    boxes = np.column_stack(
+        [x + cos * local[:, 0] - sin * local[:, 1], y + sin * local[:, 0] + cos * local[:, 1], heading + local[:, 6], local[:, 3], local[:, 4]]
+    )
+    return boxes, np.column_stack([cos * speeds[:, 0] - sin * speeds[:, 1], sin * speeds[:, 0] + cos * speeds[:, 1]])
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
+def _fill_tracks(starts, frame_of, boxes, tracks, valid):
+    """Write each object's boxes at 10 Hz from its observations `starts[i]:starts[i + 1]`, sorted by frame."""
+    for i in range(len(starts) - 1):
+        first, last = starts[i], starts[i + 1] - 1
+        if first == last:
+            for step in range(STEPS):
+                tracks[step, i] = boxes[first]
+                valid[step, i] = True
+            continue
+        k, heading = first + 1, boxes[first, 2]
+        turn = boxes[k, 2] - heading - 2.0 * np.pi * np.round((boxes[k, 2] - heading) / (2.0 * np.pi))
+        for step in range(STEPS_A_FRAME * frame_of[first], STEPS_A_FRAME * frame_of[last] + 1):
+            while step > STEPS_A_FRAME * frame_of[k]:
+                heading += turn
+                k += 1
+                turn = boxes[k, 2] - boxes[k - 1, 2]
+                turn -= 2.0 * np.pi * np.round(turn / (2.0 * np.pi))
+            span = STEPS_A_FRAME * (frame_of[k] - frame_of[k - 1])
+            share = (step - STEPS_A_FRAME * frame_of[k - 1]) / span
+            for column in range(2):
+                tracks[step, i, column] = boxes[k - 1, column] + share * (boxes[k, column] - boxes[k - 1, column])
+            tracks[step, i, 2] = heading + share * turn
+            tracks[step, i, 3] = boxes[first, 3]
+            tracks[step, i, 4] = boxes[first, 4]
+            valid[step, i] = True
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
+def _overlapping(pose, boxes, valid):
+    """Which of the boxes (n, 5) touch the ego's outline at a rear-axle pose."""
+    touching = np.zeros(len(boxes), dtype=np.bool_)
+    ego, other = np.empty((4, 2)), np.empty((4, 2))
+    x, y = pose[0] + REAR_AXLE_TO_CENTER * np.cos(pose[2]), pose[1] + REAR_AXLE_TO_CENTER * np.sin(pose[2])
+    fill_box(x, y, pose[2], LENGTH, WIDTH, ego)
+    for i in range(len(boxes)):
+        if valid[i]:
+            fill_box(boxes[i, 0], boxes[i, 1], boxes[i, 2], boxes[i, 3], boxes[i, 4], other)
+            touching[i] = boxes_touch(ego, other)
+    return touching
