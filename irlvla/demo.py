@@ -4,7 +4,7 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
@@ -14,14 +14,18 @@ import torch
 
 from irlvla.assess import assess, print_table, seconds_of
 from irlvla.data.store import Store
-from irlvla.learned import checkpoint_of
 from irlvla.make_world import make_world
-from irlvla.prepare import prepare
-from irlvla.recipes import Recipe
+from irlvla.prepare import prepare, print_failures
+from irlvla.recipes import Recipe, fit_stage, keep_recipe
 from irlvla.run import write_json
-from irlvla.train import continuation, controls, imitation, ppo, reward
 
 SPLITS = ("train", "val", "test")
+LEARNING = {
+    "imitation": ("imitation", "no_camera", "ego_mlp"),
+    "reward": ("reward",),
+    "ppo": ("ppo", "imitation_continued", "best_of_g"),
+}
+"""The timed stages and what is trained in each: the method's part first, then the controls it is compared with."""
 
 
 def demo(folder: Path, recipe: Recipe) -> dict[str, Any]:
@@ -35,11 +39,10 @@ def demo(folder: Path, recipe: Recipe) -> dict[str, Any]:
         What results.json holds.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "recipe.json").unlink(missing_ok=True)
-    write_json(folder / "recipe.json", asdict(recipe))
-    world = folder / "world"
-    logs, maps = world / "openscene", world / "maps"
-    write_json(folder / "data.json", {"logs": str(logs), "maps": str(maps), "split": str(world / "splits" / "train.yaml")})
+    keep_recipe(folder, recipe)
+    world = folder.resolve() / "world"
+    logs, maps, splits = world / "openscene", world / "maps", {name: world / "splits" / f"{name}.yaml" for name in SPLITS}
+    write_json(folder / "data.json", {"logs": logs, "maps": maps, "split": splits["train"], "val": splits["val"]})
     cameras = recipe.sensors.cameras
 
     with _stage(folder, "world", [recipe.seed, recipe.logs, cameras]) as state:
@@ -47,65 +50,32 @@ def demo(folder: Path, recipe: Recipe) -> dict[str, Any]:
             make_world(world, seed=recipe.seed, logs=recipe.logs, cameras=cameras)
     stores: dict[str, Store] = {}
     with _stage(folder, "prepare", [recipe.seed, recipe.logs, asdict(recipe.sensors)]):
-        for split in SPLITS:
-            stores[split] = prepare(logs, maps, world / "splits" / f"{split}.yaml", folder / "stores" / split, recipe.sensors)
-    keys = [stores["train"].key, stores["val"].key]
-    steps: list[tuple[str, list[Any], list[tuple[str, Callable[[bool], Any]]]]] = _learning(folder, recipe, stores, keys)
-    for name, key, parts in steps:
-        with _stage(folder, name, key) as state:
-            for part, fit in parts:
+        for split, path in splits.items():
+            stores[split] = prepare(logs, maps, path, folder / "stores" / split, recipe.sensors)
+            print_failures(stores[split])
+    torch.set_num_threads(1)
+    depends_on: list[Any] = [stores["train"].key, stores["val"].key]
+    for name, parts in LEARNING.items():
+        depends_on = [*depends_on, *(asdict(getattr(recipe, part)) for part in parts)]
+        with _stage(folder, name, depends_on) as state:
+            for part in parts:
+                finished = folder / part / "finished"
                 if state == "fresh":
                     shutil.rmtree(folder / part, ignore_errors=True)
-                if state != "done" and not (state == "resume" and (checkpoint_of(folder, part).parent / "finished").exists()):
-                    fit(state == "resume")
-                    (checkpoint_of(folder, part).parent / "finished").touch()
-    with _stage(folder, "evaluate", [*keys, stores["test"].key, time.time()]):
-        results = assess(folder, stores["test"], world / "splits" / "test.yaml", recipe.seed)
+                if not finished.exists():
+                    fit_stage(part, recipe, folder, stores["train"], stores["val"], resume=state == "resume")
+                    finished.touch()
+    with _stage(folder, "evaluate", [*depends_on, time.time()]):
+        results = assess(folder, stores["test"], splits["test"], recipe.seed)
     results["wall_seconds"] = seconds_of(_stages(folder))
     write_json(folder / "results.json", results)
     write_json(folder / "evaluation" / "test" / "results.json", results)
     print_table(results)
     print(f"{folder / 'results.json'}\n{folder / 'report.html'}")
+    failed = sum(len(store.failed) for store in stores.values())
+    if failed:
+        raise ValueError(f"{failed} scenes could not be prepared; they are named above")
     return results
-
-
-def _learning(
-    folder: Path, recipe: Recipe, stores: dict[str, Store], keys: list[str]
-) -> list[tuple[str, list[Any], list[tuple[str, Callable[[bool], Any]]]]]:
-    """The three stages with all rows that have to be trained: name, what the result depends on, parts to fit."""
-    train, val = stores["train"], stores["val"]
-    policy, judge = checkpoint_of(folder, "imitation"), checkpoint_of(folder, "reward")
-    tokens = folder / "stores" / "tokens"
-    first = [*keys, asdict(recipe.imitation), asdict(recipe.no_camera), asdict(recipe.ego_mlp)]
-    second = [*first, asdict(recipe.reward)]
-    third = [*second, asdict(recipe.ppo), asdict(recipe.imitation_continued), asdict(recipe.best_of_g)]
-
-    def continued(name: str) -> Callable[[bool], Any]:
-        config = getattr(recipe, name)
-        return lambda resume: continuation.fit(config, policy, judge, train, val, folder / name, resume, tokens)
-
-    torch.set_num_threads(1)
-    return [
-        (
-            "imitation",
-            first,
-            [
-                ("imitation", lambda resume: imitation.fit(recipe.imitation, train, val, folder / "imitation", resume)),
-                ("no_camera", lambda resume: imitation.fit(recipe.no_camera, train, val, folder / "no_camera", resume)),
-                ("ego_mlp", lambda resume: controls.fit_ego_mlp(recipe.ego_mlp, train, val, folder / "ego_mlp", resume)),
-            ],
-        ),
-        ("reward", second, [("reward", lambda resume: reward.fit(recipe.reward, policy, train, val, folder / "reward", resume, tokens))]),
-        (
-            "ppo",
-            third,
-            [
-                ("ppo", lambda resume: ppo.fit(recipe.ppo, policy, judge, train, val, folder / "ppo", resume, tokens)),
-                ("imitation_continued", continued("imitation_continued")),
-                ("best_of_g", continued("best_of_g")),
-            ],
-        ),
-    ]
 
 
 @contextmanager

@@ -1,12 +1,18 @@
 """Whole recipes: the configs of all stages that belong together. Adding one is a function here and a line in the dict."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from irlvla.data.features import SensorConfig
+from irlvla.data.store import Store
+from irlvla.learned import checkpoint_of
 from irlvla.model.bev import BirdsEyeConfig
 from irlvla.model.policy import PolicyConfig
 from irlvla.model.vision import VisionConfig
+from irlvla.run import config_of, write_json
+from irlvla.train import continuation, controls, imitation, ppo, reward
 from irlvla.train.candidates import CandidatesConfig
 from irlvla.train.continuation import ContinuationConfig
 from irlvla.train.controls import EgoMlpConfig
@@ -69,3 +75,67 @@ def tiny(seed: int = 0) -> Recipe:
 
 
 RECIPES: dict[str, Callable[[int], Recipe]] = {"default": default, "tiny": tiny}
+STAGES = ("imitation", "no_camera", "ego_mlp", "reward", "ppo", "imitation_continued", "best_of_g")
+"""What can be trained, in an order in which everything that a stage needs comes before it."""
+
+
+def recipe_of(name: str, seed: int) -> Recipe:
+    """A recipe by name.
+
+    Raises:
+        ValueError: there is no such recipe.
+    """
+    if name not in RECIPES:
+        raise ValueError(f"unknown recipe {name!r}; there are: {', '.join(RECIPES)}")
+    return RECIPES[name](seed)
+
+
+def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store, resume: bool) -> Path:
+    """Trains one of STAGES in a run's folder.
+
+    Args:
+        stage: which.
+        recipe: its config and that of all others.
+        folder: of the run.
+        train: scenes to learn from.
+        val: scenes to choose checkpoints by.
+        resume: continue what an interrupted run left.
+
+    Returns:
+        The checkpoint's folder.
+
+    Raises:
+        ValueError: the stage is not known, or one that it needs has no checkpoint yet.
+    """
+    own, policy, judge = folder / stage, checkpoint_of(folder, "imitation"), checkpoint_of(folder, "reward")
+    tokens = folder / "stores" / "tokens"
+    match stage:
+        case "imitation" | "no_camera":
+            return imitation.fit(getattr(recipe, stage), train, val, own, resume)
+        case "ego_mlp":
+            return controls.fit_ego_mlp(recipe.ego_mlp, train, val, own, resume)
+        case "reward":
+            return reward.fit(recipe.reward, policy, train, val, own, resume, tokens)
+        case "ppo":
+            return ppo.fit(recipe.ppo, policy, judge, train, val, own, resume, tokens)
+        case "imitation_continued" | "best_of_g":
+            return continuation.fit(getattr(recipe, stage), policy, judge, train, val, own, resume, tokens)
+    raise ValueError(f"unknown stage {stage!r}; there are: {', '.join(STAGES)}")
+
+
+def keep_recipe(folder: Path, recipe: Recipe) -> None:
+    """Writes the full config into the run's folder."""
+    write_json(folder / "recipe.json", recipe)
+
+
+def kept_recipe(folder: Path) -> tuple[int, SensorConfig]:
+    """Seed and sensors with which a run was trained.
+
+    Raises:
+        ValueError: nothing was trained in this folder.
+    """
+    path = folder / "recipe.json"
+    if not path.exists():
+        raise ValueError(f"{folder} is no run: {path.name} is missing, train something first")
+    values = json.loads(path.read_text())
+    return values["seed"], config_of(SensorConfig, values["sensors"])

@@ -103,25 +103,35 @@ def images(scene: Scene, sensors: SensorConfig) -> UInt8[np.ndarray, "views heig
     return np.stack(views)
 
 
+def resized_views(picture: Image.Image, camera: str, size: tuple[int, int]) -> list[np.ndarray]:
+    """One camera's views: the whole picture, and for the front camera its middle half too.
+
+    Args:
+        picture: RGB, of any size.
+        camera: one of CAMERA_NAMES.
+        size: width and height of a view.
+    """
+    views = [np.asarray(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0))]
+    if camera == "CAM_F0":
+        width, height = picture.size
+        box = (width / 4, height / 4, 3 * width / 4, 3 * height / 4)
+        views.append(np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=box)))
+    return views
+
+
 def _views(token: str, camera: Camera, size: tuple[int, int]) -> list[np.ndarray]:
-    cropped = camera.name == "CAM_F0"
     if not Path(camera.path).exists():
         raise ValueError(f"scene {token}: {camera.path} is missing, and the sensor config asks for {camera.name}")
     try:
         with Image.open(camera.path) as picture:
             # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at little cost; never smaller than what is needed.
-            least = (2 * size[0], 2 * size[1]) if cropped else size
+            least = (2 * size[0], 2 * size[1]) if camera.name == "CAM_F0" else size
             if picture.width >= 2 * least[0] and picture.height >= 2 * least[1]:
                 picture.draft("RGB", least)
             whole = picture.convert("RGB")
     except (OSError, UnidentifiedImageError, SyntaxError) as error:
         raise ValueError(f"scene {token}: {camera.path} is no readable picture: {error}") from error
-    views = [np.asarray(whole.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0))]
-    if cropped:
-        width, height = whole.size
-        box = (width / 4, height / 4, 3 * width / 4, 3 * height / 4)
-        views.append(np.asarray(whole.resize(size, Image.Resampling.BILINEAR, box=box)))
-    return views
+    return resized_views(whole, camera.name, size)
 
 
 def targets(scene: Scene, prepared: PreparedScene, frame: int = HISTORY - 1) -> UInt8[np.ndarray, "4 32 32"]:

@@ -1,0 +1,302 @@
+"""`irlvla <verb>`: every verb imports what it needs when it runs, so that `--help` and the numeric verbs need no torch."""
+
+import json
+import os
+import shutil
+import sys
+from pathlib import Path
+from typing import Annotated, Literal
+
+import tyro
+
+CAMERAS = ("CAM_F0", "CAM_L0", "CAM_R0")
+EXTRAS = {"torch": "train", "safetensors": "train", "tensorboard": "train", "matplotlib": "train", "sumo": "world", "pyarrow": "world"}
+"""Module -> the extra that brings it."""
+
+Stage = Literal["imitation", "reward", "ppo", "no_camera", "ego_mlp", "imitation_continued", "best_of_g"]
+Place = Annotated[Path, tyro.conf.Positional]
+
+
+def world(folder: Place, seed: int = 0, logs: int | None = None, cameras: str = "F0,L0,R0") -> None:
+    """Make the embedded data set: FOLDER/openscene, FOLDER/maps, FOLDER/splits/{train,val,test}.yaml.
+
+    Args:
+        folder: where it shall lie; what was there of it is replaced.
+        seed: same seed, same bytes.
+        logs: number of logs, a quarter of them test; the default size without it.
+        cameras: F0,L0,R0 or other names of the eight, all, or none.
+    """
+    from irlvla.make_world import make_world
+
+    make_world(folder, seed=seed, logs=logs, cameras=camera_names(cameras))
+
+
+def score(
+    trajectories: Path,
+    out: Path,
+    split: str = "test",
+    logs: Path | None = None,
+    maps: Path | None = None,
+    traffic: Literal["log_replay"] = "log_replay",
+    definition: Literal["navsim-v2.2-one-stage-log-replay"] = "navsim-v2.2-one-stage-log-replay",
+) -> None:
+    """Score trajectories exactly as the NAVSIM v2 devkit does, into a CSV.
+
+    Args:
+        trajectories: .npz with `<token>_poses` (N, 8, 3), and optionally `_poses_10hz`, `_prev_poses`, `_prev_poses_10hz`.
+        out: the CSV.
+        split: folder below navsim_logs, or a scene filter file.
+        logs: OPENSCENE_DATA_ROOT (default: the environment variable of that name).
+        maps: NUPLAN_MAPS_ROOT (default: the environment variable of that name).
+        traffic: how other road users move.
+        definition: of the score.
+    """
+    from irlvla.score_table import score_split
+
+    logs, maps = _root(logs, "OPENSCENE_DATA_ROOT", "--logs"), _root(maps, "NUPLAN_MAPS_ROOT", "--maps")
+    rows, failures = score_split(logs, maps, split, trajectories, out)
+    print(f"{out}: {rows} rows")
+    for token, reason in failures.items():
+        print(f"failed: {token}: {reason}")
+    if failures:
+        raise SystemExit(1)
+
+
+def train(
+    stage: Annotated[Stage, tyro.conf.Positional],
+    run: Path,
+    split: Path | None = None,
+    val: Path | None = None,
+    logs: Path | None = None,
+    maps: Path | None = None,
+    recipe: str = "default",
+    seed: int = 0,
+    resume: bool = False,
+) -> None:
+    """Train one stage (or one control) of a run; logs, maps and splits are kept in the run's folder for later stages.
+
+    Args:
+        stage: what to train; reward needs imitation, ppo needs reward.
+        run: the run's folder.
+        split: training scenes, one of NAVSIM's scene filter files.
+        val: scenes to choose checkpoints by (default: val.yaml beside the training split).
+        logs: OPENSCENE_DATA_ROOT (default: the environment variable of that name).
+        maps: NUPLAN_MAPS_ROOT (default: the environment variable of that name).
+        recipe: a key of RECIPES: default or tiny.
+        seed: of everything random.
+        resume: continue an interrupted run of this stage.
+    """
+    import torch
+
+    from irlvla.prepare import prepare
+    from irlvla.recipes import fit_stage, keep_recipe, recipe_of
+
+    torch.set_num_threads(1)
+    chosen = recipe_of(recipe, seed)
+    data = _data(run, logs, maps, split, val)
+    stores = [
+        prepare(Path(data["logs"]), Path(data["maps"]), Path(data[part]), run / "stores" / Path(data[part]).stem, chosen.sensors)
+        for part in ("split", "val")
+    ]
+    if not resume:
+        shutil.rmtree(run / stage, ignore_errors=True)
+    keep_recipe(run, chosen)
+    fit_stage(stage, chosen, run, *stores, resume=resume)
+    _exit_on_failures(*stores)
+
+
+def evaluate(run: Path, split: Path | None = None, policy: tuple[str, ...] = (), seed: int | None = None) -> None:
+    """Evaluate a run's policies and the baselines: results.json, report.html, evaluation/<split>/<policy>.csv.
+
+    Args:
+        run: the run's folder.
+        split: a scene filter file (default: the run's val split).
+        policy: rows to evaluate (default: all that the run allows).
+        seed: what results.json is to say (default: the run's).
+    """
+    import torch
+
+    from irlvla.assess import assess, print_table
+    from irlvla.prepare import prepare
+    from irlvla.recipes import kept_recipe
+
+    torch.set_num_threads(1)
+    data = _data(run, None, None, None, None)
+    chosen = Path(data["val"]) if split is None else split
+    kept_seed, sensors = kept_recipe(run)
+    store = prepare(Path(data["logs"]), Path(data["maps"]), chosen, run / "stores" / chosen.stem, sensors)
+    results = assess(run, store, chosen, kept_seed if seed is None else seed, policy or None)
+    print_table(results)
+    print(f"{run / 'results.json'}\n{run / 'report.html'}")
+    _exit_on_failures(store)
+
+
+def compare(first: Place, second: Place) -> None:
+    """Paired difference of two per-scene CSVs of `irlvla evaluate` (first minus second), with interval and worst scenes.
+
+    Args:
+        first: a CSV.
+        second: another one, of the same scenes.
+    """
+    from irlvla.compare import comparison
+
+    found = comparison(first, second)
+    print(f"{first} - {second}: {found['scenes']} scenes of {found['logs']} logs, 0-100, 95 % intervals resample logs")
+    for pair in found["pairs"]:
+        print(f"  {pair['metric']:6s} {pair['difference']:+7.2f}  [{pair['ci95'][0]:+7.2f}, {pair['ci95'][1]:+7.2f}]")
+    print("worst scenes (EPDMS first, second):" if found["worst"] else "no scene is worse")
+    for row in found["worst"]:
+        print(f"  {row['token']}  {row['first']:6.1f} {row['second']:6.1f}  {row['log_name']}")
+
+
+def submit(run: Path, split: Path, out: Path, policy: str = "ppo", team: str = "none") -> None:
+    """Write a policy's plans as NAVSIM's submission pickle (one stage).
+
+    Args:
+        run: the run's folder.
+        split: a scene filter file.
+        out: the pickle.
+        policy: a learned row, such as imitation or ppo.
+        team: team name.
+    """
+    import numpy as np
+    import torch
+
+    from irlvla.learned import learned_plans
+    from irlvla.prepare import prepare
+    from irlvla.recipes import kept_recipe
+    from irlvla.submit import write_submission
+
+    torch.set_num_threads(1)
+    data = _data(run, None, None, None, None)
+    store = prepare(Path(data["logs"]), Path(data["maps"]), split, run / "stores" / split.stem, kept_recipe(run)[1])
+    plans = learned_plans(run, store, np.arange(len(store)), (policy,))[policy].poses
+    write_submission(out, dict(zip(store.tokens, plans, strict=True)), {"team_name": team})
+    print(f"{out}: {len(store)} plans")
+    _exit_on_failures(store)
+
+
+def doctor(logs: Path | None = None, maps: Path | None = None, split: Path | None = None) -> None:
+    """Is this machine fit: numerics, optional parts, files, splits.
+
+    Args:
+        logs: OPENSCENE_DATA_ROOT (default: the environment variable of that name, if set).
+        maps: NUPLAN_MAPS_ROOT (default: the environment variable of that name, if set).
+        split: a scene filter file to check against the logs.
+    """
+    from irlvla.doctor import findings
+
+    found = findings(logs or _environment("OPENSCENE_DATA_ROOT"), maps or _environment("NUPLAN_MAPS_ROOT"), split)
+    for name, fine, seen in found:
+        print(f"{'ok ' if fine else 'BAD'}  {name}: {seen}")
+    if not all(fine for _, fine, _ in found):
+        raise SystemExit(1)
+
+
+def demo(seed: int = 0, run: Path = Path("runs/demo"), recipe: str = "default") -> None:
+    """World, three stages, evaluation and report with one command; interrupted and started again, it continues.
+
+    Args:
+        seed: of the world and of every stage.
+        run: the run's folder.
+        recipe: a key of RECIPES: default or tiny.
+    """
+    from irlvla.demo import demo as whole
+    from irlvla.recipes import recipe_of
+
+    whole(run, recipe_of(recipe, seed))
+
+
+VERBS = {
+    "world": world,
+    "score": score,
+    "train": train,
+    "evaluate": evaluate,
+    "compare": compare,
+    "submit": submit,
+    "doctor": doctor,
+    "demo": demo,
+}
+
+
+def main() -> None:
+    """Runs the verb on the command line; a mistake of the caller becomes one line on stderr and exit code 1."""
+    try:
+        tyro.extras.subcommand_cli_from_dict(VERBS, prog="irlvla", description="Driving policies judged by an exact NAVSIM v2 EPDMS.")
+    except ModuleNotFoundError as error:
+        extra = EXTRAS.get((error.name or "").split(".")[0])
+        if extra is None:
+            raise
+        raise SystemExit(f"irlvla: {error.name} is not installed: pip install 'irlvla[{extra}]'") from error
+    except (ValueError, OSError) as error:
+        raise SystemExit(f"irlvla: {error}") from error
+
+
+def camera_names(text: str) -> tuple[str, ...]:
+    """Full camera names of a list such as F0,L0,R0; `all` and `none` are understood.
+
+    Example:
+        >>> camera_names("F0,L0"), camera_names("none")
+        (('CAM_F0', 'CAM_L0'), ())
+    """
+    from irlvla.types import CAMERA_NAMES
+
+    if text == "none":
+        return ()
+    if text == "all":
+        return CAMERA_NAMES
+    names = tuple(f"CAM_{part.strip().upper().removeprefix('CAM_')}" for part in text.split(","))
+    unknown = [name for name in names if name not in CAMERA_NAMES]
+    if unknown:
+        raise ValueError(f"unknown camera {unknown[0]}; known: {', '.join(CAMERA_NAMES)}")
+    return names
+
+
+def _environment(name: str) -> Path | None:
+    return Path(os.environ[name]) if os.environ.get(name) else None
+
+
+def _root(given: Path | None, name: str, flag: str) -> Path:
+    found = given or _environment(name)
+    if found is None:
+        raise ValueError(f"pass {flag}, or set the environment variable {name}")
+    return found
+
+
+def _text(path: Path) -> str:
+    return str(path.resolve())
+
+
+def _data(run: Path, logs: Path | None, maps: Path | None, split: Path | None, val: Path | None) -> dict[str, str]:
+    """Where a run's data lies: what was given, else what an earlier stage kept; kept for later stages."""
+    path = run / "data.json"
+    kept = json.loads(path.read_text()) if path.exists() else {}
+    values = dict(kept)
+    if logs is not None or "logs" not in kept:
+        values["logs"] = _text(_root(logs, "OPENSCENE_DATA_ROOT", "--logs"))
+    if maps is not None or "maps" not in kept:
+        values["maps"] = _text(_root(maps, "NUPLAN_MAPS_ROOT", "--maps"))
+    if split is not None:
+        values["split"] = _text(split)
+        values["val"] = _text(val or split.with_name("val.yaml"))
+    elif val is not None:
+        values["val"] = _text(val)
+    if "split" not in values:
+        raise ValueError(f"{run} does not know its training split yet: pass --split")
+    if values != kept:
+        run.mkdir(parents=True, exist_ok=True)
+        path.write_text(json.dumps(values, indent=1) + "\n")
+    return values
+
+
+def _exit_on_failures(*stores: object) -> None:
+    from irlvla.prepare import print_failures
+
+    for store in stores:
+        print_failures(store)
+    if any(store.failed for store in stores):
+        raise SystemExit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,106 @@
+"""Our checkpoint as one of the NAVSIM devkit's agents. Only this file knows the devkit, and imports it when the agent is made.
+
+In the devkit's configuration:
+
+    _target_: irlvla.navsim_agent.agent
+    checkpoint: /path/to/run/ppo/checkpoint
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from PIL import Image
+
+from irlvla.data.features import SensorConfig, resized_views
+from irlvla.model.policy import Policy
+from irlvla.rollout import load_policy
+from irlvla.types import HISTORY, Features
+
+
+def agent_features(agent_input: Any, sensors: SensorConfig = SensorConfig()) -> Features:
+    """What our policy sees of the devkit's AgentInput.
+
+    Args:
+        agent_input: `ego_statuses` and `cameras` of four frames, the current one last. Poses are local to the current frame.
+        sensors: cameras and picture size with which the policy was trained.
+
+    Raises:
+        ValueError: a camera that the policy needs was not loaded, or ego statuses are in the global frame.
+
+    Source:
+        navsim/common/dataclasses.py, AgentInput and Cameras at 0a380a9.
+    """
+    statuses = agent_input.ego_statuses[-HISTORY:]
+    if any(status.in_global_frame for status in statuses):
+        raise ValueError("ego statuses are in the global frame; AgentInput gives them in the current ego frame")
+    history = np.stack([np.concatenate([status.ego_pose, status.ego_velocity, status.ego_acceleration]) for status in statuses])
+    views: list[np.ndarray] = []
+    for name in sensors.cameras:
+        image = getattr(agent_input.cameras[-1], name.lower()).image
+        if image is None:
+            raise ValueError(f"{name} was not loaded: the agent's sensor config asks for it")
+        views += resized_views(Image.fromarray(np.asarray(image)), name, (sensors.width, sensors.height))
+    return Features(
+        images=np.stack(views) if views else np.zeros((0, sensors.height, sensors.width, 3), np.uint8),
+        ego_history=history.astype(np.float64),
+        command=np.asarray(statuses[-1].driving_command, dtype=np.float64),
+    )
+
+
+def plan(policy: Policy, features: Features) -> Float[np.ndarray, "8 3"]:
+    """The policy's plan for one moment: poses in the ego frame at 0.5 .. 4.0 s."""
+    with torch.inference_mode():
+        seen = None if policy.encoder is None else policy.see(torch.from_numpy(np.ascontiguousarray(features.images[None])))
+        history = torch.from_numpy(features.ego_history[None]).float()
+        memory = policy.remember(seen, history, torch.from_numpy(features.command[None]).float())
+        return policy.plan(memory)[0].numpy().astype(np.float64)
+
+
+def agent(checkpoint: str, cameras: tuple[str, ...] = ("CAM_F0", "CAM_L0", "CAM_R0")) -> Any:
+    """An instance of the devkit's AbstractAgent that plans with a checkpoint.
+
+    Args:
+        checkpoint: a policy's checkpoint folder.
+        cameras: the cameras it was trained with.
+    """
+    from navsim.agents.abstract_agent import AbstractAgent
+    from navsim.common.dataclasses import AgentInput, Trajectory
+    from navsim.common.dataclasses import SensorConfig as DevkitSensors
+    from nuplan.planning.simulation.trajectory.trajectory_sampling import TrajectorySampling
+
+    sensors = SensorConfig(cameras=tuple(cameras))
+    sampling = TrajectorySampling(time_horizon=4, interval_length=0.5)
+
+    class Agent(AbstractAgent):
+        """The checkpoint behind the devkit's interface."""
+
+        def __init__(self) -> None:
+            super().__init__(trajectory_sampling=sampling)
+            self._policy: Policy | None = None
+
+        def name(self) -> str:
+            """Name in result files."""
+            return "irlvla"
+
+        def initialize(self) -> None:
+            """Loads the weights."""
+            self._policy = load_policy(Path(checkpoint))
+
+        def get_sensor_config(self) -> DevkitSensors:
+            """Only the current frame's pictures are loaded."""
+            wanted = {f"cam_{side}": [HISTORY - 1] if f"CAM_{side.upper()}" in sensors.cameras else False for side in SIDES}
+            return DevkitSensors(**wanted, lidar_pc=False)
+
+        def compute_trajectory(self, agent_input: AgentInput) -> Trajectory:
+            """The plan for one scene."""
+            if self._policy is None:
+                self.initialize()
+            return Trajectory(plan(self._policy, agent_features(agent_input, sensors)).astype(np.float32), sampling)
+
+    return Agent()
+
+
+SIDES = ("f0", "l0", "l1", "l2", "r0", "r1", "r2", "b0")
