@@ -160,7 +160,9 @@ def _without_loop(lane_map: LaneMap, route: list[str]) -> list[str]:
     return route
 
 
-def starting_lane(lane_map: LaneMap, lane_ids: list[str], pose: Float[np.ndarray, "3"], center: Float[np.ndarray, "2"], footprint: shapely.Polygon) -> Lane:
+def starting_lane(
+    lane_map: LaneMap, lane_ids: list[str], pose: Float[np.ndarray, "3"], center: Float[np.ndarray, "2"], footprint: shapely.Polygon
+) -> Lane:
     """The lane of the corrected route that the car is on.
 
     Args:
