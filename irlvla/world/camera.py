@@ -99,12 +99,12 @@ def stage(scenery: Scenery) -> Stage:
         seeds.append(index)
     for (x, y, heading, arm), group in zip(scenery.poles, scenery.pole_groups, strict=True):
         mesh.append("post")
-        rows.append([x, y, 0.0, heading, 0.2, 0.2, 6.4 if arm > 0 else 4.4])
+        rows.append([x, y, 0.0, heading, 0.2, 0.2, 6.4 if arm != 0 else 4.4])
         forward, right = np.array([np.cos(heading), np.sin(heading)]), np.array([np.sin(heading), -np.cos(heading)])
         places = [(0.0, 2.5)]
-        if arm > 0:
+        if arm != 0:
             mesh.append("post")
-            rows.append([*(np.array([x, y]) + right * arm / 2), 6.2, heading, 0.14, arm, 0.14])
+            rows.append([*(np.array([x, y]) + right * arm / 2), 6.2, heading, 0.14, abs(arm), 0.14])
             places.append((arm, 4.4))
         for out, bottom in places:
             heads.append([*(np.array([x, y]) + right * out + forward * 0.3), bottom, heading, 0.4, 0.8, 1.95])

@@ -19,8 +19,8 @@ class Scenery:
     """The standing things of one town. Positions are global minus `origin`, which keeps them small; headings are global.
 
     Buildings: x, y, heading, length (along the heading), width, height. Trees: x, y, height, crown radius.
-    Poles carry traffic lights: x, y, heading (the direction that the lamps look in, against the traffic), arm length
-    (of a mast arm that reaches to the left of the oncoming driver's pole, 0 for none). `pole_groups` says which poles
+    Poles carry traffic lights: x, y, heading (the direction that the lamps look in, against the traffic), arm length (of a
+    mast arm that reaches to the left as the driver sees it, to the right if negative, 0 for none). `pole_groups` says which poles
     change together: `Moment.lights` has one state a group.
     """
 

@@ -111,14 +111,16 @@ def signal_poles(
         forward, right = np.array([np.cos(heading), np.sin(heading)]), np.array([np.sin(heading), -np.cos(heading)])
         back = float(np.arctan2(-forward[1], -forward[0]))
         for alongs, arm in (((0.3, 1.5, 3.0), False), (depth + np.array((1.5, 3.0, 5.0, 8.0, -3.0, -6.0)), True)):
-            # On the right if there is room, else behind the junction on the left, without an arm.
             aside = width / 2 + 1.0 + 0.25 * np.arange(30)
-            aside = np.concatenate([aside, 4.0 - aside - width / 2]) if arm else aside
-            places = np.array([x, y]) + right * aside[:, None] + forward * np.asarray(alongs)[:, None, None]
+            aside = np.concatenate([aside, -aside]) if arm else aside
+            alongs = np.asarray(alongs)
+            places = np.array([x, y]) + right * aside[:, None] + forward * alongs[:, None, None]
             clear = shapely.distance(road, shapely.points(places)) > 0.5
             if clear.any():
-                along, first = np.unravel_index(int(np.argmax(clear)), clear.shape)
-                reach = min(max(float(aside[first]) - 0.3 * width, 0.0), 8.0) if arm else 0.0
+                # As close to the driver's view as the road allows, rather on the right.
+                cost = np.abs(aside) + 2.0 * (aside < 0) + 0.4 * np.abs(alongs - alongs[0])[:, None]
+                along, first = np.unravel_index(int(np.argmin(np.where(clear, cost, np.inf))), clear.shape)
+                reach = float(np.clip(aside[first] - 0.25 * width, -8.0, 8.0)) if arm else 0.0
                 rows.append([*places[along, first], back, reach])
                 groups.append(index)
     return np.array(rows, float).reshape(-1, 4), np.array(groups, dtype=np.int64)
