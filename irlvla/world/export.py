@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 
+from irlvla.lanes import driving_command
 from irlvla.types import CAMERA_NAMES, OBJECT_NAMES
 from irlvla.world.camera import EGO_FROM_LIDAR, mounting
 from irlvla.world.look import look
 from irlvla.world.motion import FRAME_STEPS, MARGIN, Crowd, Ego, ego_motion, route_places
-from irlvla.world.route import driving_command, lanes_ahead
+from irlvla.world.route import lanes_ahead
 from irlvla.world.scenery import LIGHT_NAMES, Footage, Moment
 from irlvla.world.town import Town
 from irlvla.world.traffic import TIME_STEP, WARM_UP, Track, signal_letters
@@ -183,7 +184,7 @@ def log_frames(run: Run, drive: Drive) -> list[dict[str, object]]:
         local = np.array((ego.x[row], ego.y[row], ego.heading[row]))
         x, y, heading = *(local[:2] + town.origin), float((local[2] + np.pi) % (2 * np.pi) - np.pi)
         ego2global = _matrix(x, y, 0.0, heading)
-        letters = signal_letters(town, WARM_UP + frame * FRAME_STEPS * TIME_STEP)
+        letters = signal_letters(town.signals, WARM_UP + frame * FRAME_STEPS * TIME_STEP)
         centerline = lanes_ahead(town, track, places, blocks, int(row), way)
         annotations = _annotations(run, drive, frame, local, tokens, serial)
         serial += len(annotations["track_tokens"])
@@ -254,7 +255,7 @@ def footage(run: Run, drive: Drive, frames: Sequence[int], pole_systems: Sequenc
         rows = rows[near & (crowd.owners[rows] != drive.track)]
         boxes = crowd.boxes[rows].copy()
         boxes[:, :2] += town.origin
-        letters = signal_letters(town, WARM_UP + frame * FRAME_STEPS * TIME_STEP)
+        letters = signal_letters(town.signals, WARM_UP + frame * FRAME_STEPS * TIME_STEP)
         moments.append(
             Moment(
                 types=crowd.kinds[crowd.owners[rows]],

@@ -1,7 +1,6 @@
 """Towns written as nuPlan's map files: one GeoPackage a city, geometry in longitude and latitude."""
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
@@ -166,8 +165,7 @@ def write_city(folder: Path, city: str, towns: list[Town]) -> Path:
     path = folder / city / version / "map.gpkg"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
-    os.environ["OGR_CURRENT_DATE"] = DATE
-    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": DATE})
+    pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": DATE, "OGR_SQLITE_SYNCHRONOUS": "OFF"})
     transformer = pyproj.Transformer.from_crs(projection, GEOGRAPHIC, always_xy=True)
     rows = _layers(towns)
     for layer, (kind, columns) in EMPTY_LAYERS.items():

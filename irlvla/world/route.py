@@ -1,16 +1,13 @@
-"""What a vehicle's navigation would say: the lanes ahead along its route, and the driving command from them."""
+"""What a vehicle's navigation would say: the lanes ahead along its route."""
 
 import numpy as np
 
-from irlvla.types import COMMAND_NAMES
 from irlvla.world.town import Town
 from irlvla.world.traffic import Track
 
-LOOK_AHEAD = 20.0
-SIDE_STEP = 2.0
 REAR_AXLE_BEHIND_FRONT = 4.05
 WINDOW = 3
-"""Roadblocks ahead that the command looks at; they are longer than LOOK_AHEAD."""
+"""Roadblocks ahead that the command looks at; together longer than the 20 m that the command looks ahead."""
 
 
 def lanes_ahead(town: Town, track: Track, places: np.ndarray, blocks: list[int], step: int, way: np.ndarray) -> np.ndarray:
@@ -63,28 +60,3 @@ def _shortest(town: Town, blocks: list[int], starts: list[tuple[int, list[np.nda
             break
         best = [onward[lane] for lane in sorted(onward)]
     return np.concatenate(min(best, key=lambda way: way[2])[1])
-
-
-def driving_command(line: np.ndarray, pose: np.ndarray) -> np.ndarray:
-    """One-hot command by the devkit's rule: where the route's line is 20 m ahead, seen from its own pose beside the ego.
-
-    Args:
-        line: Centre line of the route's lanes.
-        pose: x, y, heading of the ego in the same frame.
-
-    Returns:
-        Integers over COMMAND_NAMES: left or right from 2 m aside on, unknown without a line.
-    """
-    command = np.zeros(len(COMMAND_NAMES), int)
-    if len(line) < 3:
-        command[COMMAND_NAMES.index("unknown")] = 1
-        return command
-    along = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))))
-    nearest = int(np.argmin(np.hypot(*(line - pose[:2]).T)))
-    ahead = along[nearest] + LOOK_AHEAD
-    x, y = np.interp(ahead, along, line[:, 0]), np.interp(ahead, along, line[:, 1])
-    low, high = max(nearest - 1, 0), min(nearest + 1, len(line) - 1)
-    dx, dy = line[high] - line[low]
-    side = (dx * (y - line[nearest, 1]) - dy * (x - line[nearest, 0])) / max(np.hypot(dx, dy), 1e-9)
-    command[COMMAND_NAMES.index("left" if side >= SIDE_STEP else "right" if side <= -SIDE_STEP else "straight")] = 1
-    return command

@@ -1,11 +1,14 @@
 """SUMO's network as a town: lanes, connectors, roadblocks, intersections, signals, all with the ids that the map file will carry."""
 
+import itertools
 import xml.etree.ElementTree as ElementTree
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import shapely
+
+from irlvla.world.streets import street_plan, write_net
 
 ROADBLOCK_MARGIN = 0.25
 INTERSECTION_MARGIN = 0.3
@@ -144,17 +147,6 @@ def _allows_cars(lane: ElementTree.Element) -> bool:
     return lane.get("allow") is None and "passenger" not in lane.get("disallow", "").split()
 
 
-class _Ids:
-    """Counts up the ids of a town."""
-
-    def __init__(self, first: int) -> None:
-        self.next = first
-
-    def take(self) -> int:
-        self.next += 1
-        return self.next - 1
-
-
 def _internal_chain(via: str, onward: dict[str, str]) -> tuple[str, ...]:
     chain = [via]
     while chain[-1] in onward:
@@ -176,7 +168,7 @@ def read_town(net_file: Path, name: str, city: str, origin: np.ndarray, first_fi
         The town. Internal junctions are joined away: lanes and connectors alternate, as in nuPlan's maps.
     """
     root = ElementTree.parse(net_file).getroot()
-    ids = _Ids(first_fid)
+    ids = itertools.count(first_fid)
     shapes = {lane.get("id"): _shape(lane.get("shape")) for lane in root.iter("lane")}
     speeds = {lane.get("id"): float(lane.get("speed")) for lane in root.iter("lane")}
     signals = tuple(
@@ -207,7 +199,7 @@ def read_town(net_file: Path, name: str, city: str, origin: np.ndarray, first_fi
                     (
                         element.get("id"),
                         Lane(
-                            fid=ids.take(),
+                            fid=next(ids),
                             block=number,
                             place=len(own),
                             line=line,
@@ -220,20 +212,20 @@ def read_town(net_file: Path, name: str, city: str, origin: np.ndarray, first_fi
                     )
                 )
             elif element.get("allow") == "pedestrian":
-                walkways.append(Area(fid=ids.take(), polygon=polygon))
+                walkways.append(Area(fid=next(ids), polygon=polygon))
             else:
-                parking.append((Area(fid=ids.take(), polygon=polygon), line, number))
+                parking.append((Area(fid=next(ids), polygon=polygon), line, number))
         union = shapely.union_all([lane.polygon for _, lane in own]).buffer(ROADBLOCK_MARGIN, cap_style="square", join_style="mitre")
-        blocks.append(Block(fid=ids.take(), polygon=_outline(union)))
+        blocks.append(Block(fid=next(ids), polygon=_outline(union)))
         lanes.extend(lane for _, lane in own)
     lane_names = [element.get("id") for edge in edges for element in edge.iter("lane") if _allows_cars(element)]
     lane_numbers = {lane: number for number, lane in enumerate(lane_names)}
     for edge in root.iter("edge"):
         if edge.get("function") == "walkingarea":
-            walkways.append(Area(fid=ids.take(), polygon=_outline(shapely.Polygon(shapes[edge[0].get("id")]).buffer(0))))
+            walkways.append(Area(fid=next(ids), polygon=_outline(shapely.Polygon(shapes[edge[0].get("id")]).buffer(0))))
         if edge.get("function") == "crossing":
             line, width = shapes[edge[0].get("id")], float(edge[0].get("width", 4))
-            crosswalks.append(Area(fid=ids.take(), polygon=_strip(resampled(line, LANE_STEP), width)[0]))
+            crosswalks.append(Area(fid=next(ids), polygon=_strip(resampled(line, LANE_STEP), width)[0]))
             crossing_lines.append((*line[0], *line[-1], width))
     connectors, block_connectors, connector_numbers, stop_lines = _connectors(
         root, ids, shapes, speeds, lanes, lane_numbers, signal_numbers
@@ -295,10 +287,10 @@ def _connectors(root, ids, shapes, speeds, lanes, lane_numbers, signal_numbers):
         signal = signal_numbers.get(link.get("tl"), -1)
         if signal >= 0 and before not in stop_of_lane:
             stop_of_lane[before] = len(stop_lines)
-            stop_lines.append(Area(fid=ids.take(), polygon=_strip(_end_piece(start.line), start.width)[0], kind=2))
+            stop_lines.append(Area(fid=next(ids), polygon=_strip(_end_piece(start.line), start.width)[0], kind=2))
         key = (start.block, end.block)
         connector = Lane(
-            fid=ids.take(), block=-1, place=0, line=line, left=left, right=right, polygon=polygon, width=width,
+            fid=next(ids), block=-1, place=0, line=line, left=left, right=right, polygon=polygon, width=width,
             speed=min(speeds[part] for part in chain), before=before, after=after, signal=signal,
             link=int(link.get("linkIndex", -1)), stop_line=stop_of_lane.get(before, -1),
         )  # fmt: skip
@@ -313,7 +305,7 @@ def _connectors(root, ids, shapes, speeds, lanes, lane_numbers, signal_numbers):
             for part in names[member.fid]:
                 connector_numbers[part] = (*connector_numbers.get(part, ()), len(connectors))
             connectors.append(_with_block(member, len(block_connectors)))
-        block_connectors.append(Block(fid=ids.take(), polygon=_outline(union), before=before, after=after))
+        block_connectors.append(Block(fid=next(ids), polygon=_outline(union), before=before, after=after))
     return connectors, block_connectors, connector_numbers, stop_lines
 
 
@@ -341,12 +333,10 @@ def _intersections(root, ids, blocks, connectors, block_connectors, lanes, heads
     for name in sorted(members):
         ground = shapely.Polygon(_shape(shapes[name].get("shape"))).buffer(0).difference(shapely.union_all(walking.get(name, [])))
         union = shapely.union_all([ground, *members[name]]).buffer(INTERSECTION_MARGIN)
-        areas.append(Area(fid=ids.take(), polygon=_outline(union), kind=1 if "traffic_light" in shapes[name].get("type") else 0))
+        areas.append(Area(fid=next(ids), polygon=_outline(union), kind=1 if "traffic_light" in shapes[name].get("type") else 0))
     return tuple(areas)
 
 
 def make_town(folder: Path, name: str, city: str, shape: str, seed: int, origin: np.ndarray, first_fid: int) -> Town:
     """Draw a town's streets, run netconvert on them in `folder`, and read the result."""
-    from irlvla.world.streets import street_plan, write_net
-
     return read_town(write_net(street_plan(name, shape, seed), folder), name, city, origin, first_fid)

@@ -1,5 +1,6 @@
 """Traffic in a town: who drives, rides and walks where, simulated by SUMO, as tracks sampled at 10 Hz."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -7,7 +8,7 @@ import numpy as np
 
 from irlvla.types import OBJECT_NAMES
 from irlvla.world.streets import program, run_program
-from irlvla.world.town import Town
+from irlvla.world.town import Signal, Town
 
 TIME_STEP = 0.1
 WARM_UP = 20.0
@@ -236,10 +237,10 @@ def _track(name: str, columns: dict[str, np.ndarray], rows: slice, first: int, p
     )
 
 
-def signal_letters(town: Town, time: float) -> list[str]:
-    """The letters of all links of each of a town's light systems at a time of SUMO's clock, s."""
+def signal_letters(signals: Sequence[Signal], time: float) -> list[str]:
+    """The letters of all links of each light system at a time of SUMO's clock, s."""
     letters = []
-    for signal in town.signals:
+    for signal in signals:
         ends = np.cumsum(signal.durations)
         phase = int(np.searchsorted(ends, (time - signal.offset) % ends[-1], side="right"))
         letters.append(signal.states[min(phase, len(signal.states) - 1)])
