@@ -3,6 +3,7 @@
 import csv
 import multiprocessing
 import zipfile
+import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from functools import lru_cache
@@ -26,13 +27,15 @@ def prepared_scenes(logs: Path, maps: Path, split: str, tokens: Sequence[str] | 
     return [prepared(scene) for scene in scenes_of_tokens(logs, maps, split, tokens)]
 
 
-@lru_cache(maxsize=1)
+_BAD_ARCHIVE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+
+
 def _archive(path: Path) -> np.lib.npyio.NpzFile:
     try:
         return np.load(path, allow_pickle=False)
     except FileNotFoundError as error:
         raise ValueError(f"trajectories {path} do not exist") from error
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _BAD_ARCHIVE as error:
         raise ValueError(f"trajectories {path}: no readable npz file ({error})") from error
 
 
@@ -48,7 +51,9 @@ def tokens_of(path: Path) -> list[str]:
         ValueError: The file cannot be read or holds no array called <token>_poses or <token>_poses_10hz.
     """
     tokens = {}
-    for name in _archive(path).files:
+    with _archive(path) as archive:
+        names = archive.files
+    for name in names:
         for suffix, _, _ in KINDS:
             if name.endswith(f"_poses{suffix}") and not name.endswith(f"_prev_poses{suffix}"):
                 tokens[name.removesuffix(f"_poses{suffix}")] = None
@@ -57,13 +62,12 @@ def tokens_of(path: Path) -> list[str]:
     return list(tokens)
 
 
-def _plans(path: Path, name: str, count: int) -> np.ndarray | None:
-    archive = _archive(path)
+def _plans(archive: np.lib.npyio.NpzFile, name: str, count: int) -> np.ndarray | None:
     if name not in archive.files:
         return None
     try:
         values = archive[name]
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _BAD_ARCHIVE as error:
         raise ValueError(f"array {name} cannot be read ({error})") from error
     if values.ndim != 3 or values.shape[1:] != (count, 3) or values.dtype.kind not in "fiu":
         raise ValueError(f"array {name} has shape {values.shape} of {values.dtype}, not (N, {count}, 3) of numbers")
@@ -72,10 +76,10 @@ def _plans(path: Path, name: str, count: int) -> np.ndarray | None:
     return values.astype(np.float64)
 
 
-def _rows(scene: PreparedScene, path: Path) -> Iterator[list]:
+def _rows(scene: PreparedScene, archive: np.lib.npyio.NpzFile) -> Iterator[list]:
     for suffix, count, first in KINDS:
-        poses = _plans(path, f"{scene.token}_poses{suffix}", count)
-        previous = _plans(path, f"{scene.token}_prev_poses{suffix}", count)
+        poses = _plans(archive, f"{scene.token}_poses{suffix}", count)
+        previous = _plans(archive, f"{scene.token}_prev_poses{suffix}", count)
         if poses is None:
             continue
         if previous is not None and len(previous) != len(poses):
@@ -96,11 +100,12 @@ def _scored_log(log: Path, logs: Path, maps: Path, chosen: SceneFilter, trajecto
         scenes = log_scenes(log, _maps(maps), chosen, logs)
     except ValueError as error:
         return [], {str(log): str(error)}
-    for scene in scenes:
-        try:
-            rows += list(_rows(prepared(scene), trajectories))
-        except ValueError as error:
-            failures[scene.token] = str(error)
+    with _archive(trajectories) as archive:
+        for scene in scenes:
+            try:
+                rows += list(_rows(prepared(scene), archive))
+            except ValueError as error:
+                failures[scene.token] = str(error)
     return rows, failures
 
 
