@@ -17,7 +17,7 @@ from irlvla.data.store import Moment, Prepared, Store
 from irlvla.score.prepared import prepared as prepared_scene
 from irlvla.types import HISTORY, Scene
 
-LOGS_A_SHARD = 16
+LOGS_A_SHARD = 8
 PROCESSES = 2
 SOURCES = ("types.py", "geometry.py", "vehicle.py", "lanes.py", "data", "score")
 """Code whose change makes a store stale, below the package."""
