@@ -228,24 +228,30 @@ def draw_shadows(shade, lens, eye, rotation, drift, reach, mesh_shadow, mesh, ro
         if distance < -radius or distance > min(reach, 25.0 * radius) or abs(sideways) > max(distance, 0.0) + 2.5 * radius:
             continue
         cosine, sine = np.cos(rows[thing, 3]), np.sin(rows[thing, 3])
-        for step in range(3):
-            part = 0.5 * step * min(height, 7.0)
-            for i in range(CORNERS):
-                corner = min(i, 3)
-                a = rows[thing, 4] * (0.51 if corner == 0 or corner == 3 else -0.51)
-                b = rows[thing, 5] * (0.52 if corner < 2 else -0.52)
-                x = at_x + cosine * a - sine * b + drift[0] * part
-                y = at_y + sine * a + cosine * b + drift[1] * part
+        # The outline of a footprint swept along the drift: corners between edges that face the drift move along with it.
+        push_x, push_y = drift[0] * min(height, 7.0), drift[1] * min(height, 7.0)
+        ahead, aside = cosine * push_x + sine * push_y, cosine * push_y - sine * push_x
+        used = 0
+        for corner in range(4):
+            a = rows[thing, 4] * (0.51 if corner == 0 or corner == 3 else -0.51)
+            b = rows[thing, 5] * (0.52 if corner < 2 else -0.52)
+            before = (ahead, aside, -ahead, -aside)[corner] > 0
+            after = (aside, -ahead, -aside, ahead)[corner] > 0
+            for moved in (before, after):
+                x, y = at_x + cosine * a - sine * b, at_y + sine * a + cosine * b
+                if moved:
+                    x, y = x + push_x, y + push_y
                 for axis in range(3):
-                    points[i, axis] = rotation[axis, 0] * x + rotation[axis, 1] * y - rotation[axis, 2] * eye[2]
-            count = clipped(points, polygon)
-            if count < 3:
-                continue
-            top, bottom = projected(polygon, count, lens, outline)
-            for row in range(top, bottom + 1):
-                first, last = span(outline, count, row, columns)
-                for column in range(first, last + 1):
-                    shade[row, column] = darkness
+                    points[used, axis] = rotation[axis, 0] * x + rotation[axis, 1] * y - rotation[axis, 2] * eye[2]
+                used += 1
+        count = clipped(points, polygon)
+        if count < 3:
+            continue
+        top, bottom = projected(polygon, count, lens, outline)
+        for row in range(top, bottom + 1):
+            first, last = span(outline, count, row, columns)
+            for column in range(first, last + 1):
+                shade[row, column] = darkness
 
 
 @no_type_check
