@@ -3,7 +3,7 @@
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +14,7 @@ from jaxtyping import Bool, Float
 
 from irlvla.baselines import BASELINES
 from irlvla.data.features import poses_in_ego
-from irlvla.data.store import Store
+from irlvla.data.store import Indices, Store
 from irlvla.intervals import mean_interval
 from irlvla.score.epdms import epdms, sub_scores
 from irlvla.types import COLUMN_NAMES, SUB_SCORE_NAMES, SubScores
@@ -76,7 +76,7 @@ class SceneTable:
             raise ValueError(f"table of {self.policy}: columns {missing} are missing")
 
 
-def privileged_plans(store: Store, indices: Sequence[int]) -> dict[str, Plans]:
+def privileged_plans(store: Store, indices: Indices) -> dict[str, Plans]:
     """The rows that know what no policy may: the logged driver, and PDM-Closed with its map and boxes (10 Hz, no plan before)."""
     scenes = [store.prepared(int(index)) for index in indices]
     reference = np.stack([poses_in_ego(scene.ego_state[:3], scene.reference_poses[1:41]) for scene in scenes])
@@ -86,10 +86,10 @@ def privileged_plans(store: Store, indices: Sequence[int]) -> dict[str, Plans]:
     }
 
 
-def baseline_plans(store: Store, indices: Sequence[int]) -> dict[str, Plans]:
+def baseline_plans(store: Store, indices: Indices) -> dict[str, Plans]:
     """The rows that see only the ego's state."""
 
-    def history(some: Sequence[int], previous: bool = False) -> np.ndarray:
+    def history(some: Indices, previous: bool = False) -> np.ndarray:
         return store.histories(some, previous=previous)
 
     now, before = history(indices), _or_zeros(store, indices, history)
@@ -99,7 +99,7 @@ def baseline_plans(store: Store, indices: Sequence[int]) -> dict[str, Plans]:
     }
 
 
-def scene_tables(store: Store, indices: Sequence[int], plans: Mapping[str, Plans]) -> dict[str, SceneTable]:
+def scene_tables(store: Store, indices: Indices, plans: Mapping[str, Plans]) -> dict[str, SceneTable]:
     """Scores every row's plans on the same scenes, with the human filter.
 
     Args:
@@ -193,7 +193,7 @@ def rows_and_pairs(tables: Mapping[str, SceneTable], seed: int, chosen: Bool[np.
     return {"rows": [row(tables[name], seed, chosen) for name in ordered], "pairs": [found for found in pairs if found is not None]}
 
 
-def late_onset(store: Store, indices: Sequence[int]) -> Bool[np.ndarray, "scenes"]:
+def late_onset(store: Store, indices: Indices) -> Bool[np.ndarray, "scenes"]:
     """Scenes whose braking or turning starts after t0, so that ego status does not give the answer away.
 
     At t0 the car neither brakes (more than 0.5 m/s2) nor turns (more than 0.05 rad/s), and within 4 s it loses more than 2 m/s
@@ -214,7 +214,7 @@ def unseen_logs(split: Path) -> set[str] | None:
     return set(json.loads(path.read_text()).get("unseen_logs", ())) if path.exists() else None
 
 
-def subsets(store: Store, indices: Sequence[int], split: Path) -> dict[str, Bool[np.ndarray, "scenes"]]:
+def subsets(store: Store, indices: Indices, split: Path) -> dict[str, Bool[np.ndarray, "scenes"]]:
     """Parts of a split that are reported on their own; parts without scenes are left out."""
     found = {"late_onset": late_onset(store, indices)}
     unseen = unseen_logs(split)
@@ -258,7 +258,7 @@ def read_table(path: Path) -> SceneTable:
     )
 
 
-def _or_zeros(store: Store, indices: Sequence[int], source: Any) -> np.ndarray:
+def _or_zeros(store: Store, indices: Indices, source: Any) -> np.ndarray:
     """What `source` says of the previous moments, zeros for scenes without one (their EC is not defined anyway)."""
     indices = np.asarray(indices)
     present = store.has_previous[indices]

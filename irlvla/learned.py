@@ -9,7 +9,7 @@ import torch
 
 from irlvla import run
 from irlvla.acceptance import Judged
-from irlvla.data.store import Store
+from irlvla.data.store import Indices, Store
 from irlvla.evaluate import Plans
 from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
 from irlvla.model.policy import Policy
@@ -49,7 +49,7 @@ def trained(folder: Path) -> tuple[str, ...]:
     return tuple(name for name in LEARNED if (there("reward") and there(SELECTORS[name]) if name in SELECTORS else there(name)))
 
 
-def learned_plans(folder: Path, store: Store, indices: Sequence[int], names: Sequence[str]) -> dict[str, Plans]:
+def learned_plans(folder: Path, store: Store, indices: Indices, names: Sequence[str]) -> dict[str, Plans]:
     """Plans of trained policies for the current and the previous moment of some scenes.
 
     Args:
@@ -88,7 +88,7 @@ def learned_plans(folder: Path, store: Store, indices: Sequence[int], names: Seq
     return found
 
 
-def judged(folder: Path, store: Store, indices: Sequence[int]) -> Judged:
+def judged(folder: Path, store: Store, indices: Indices) -> Judged:
     """The reward world model's view of the imitation policy's proposals on scenes it never saw, beside the exact scores."""
     policy = load_policy(checkpoint_of(folder, "imitation"))
     model = load_reward_world_model(checkpoint_of(folder, "reward"))
@@ -106,7 +106,7 @@ def judged(folder: Path, store: Store, indices: Sequence[int]) -> Judged:
 
 
 def _caches(
-    caches: dict[str, tuple[SceneCache, SceneCache]], policy: Policy, store: Store, indices: Sequence[int]
+    caches: dict[str, tuple[SceneCache, SceneCache]], policy: Policy, store: Store, indices: Indices
 ) -> tuple[SceneCache, SceneCache]:
     """Scene caches of both moments; policies that share a frozen vision part share them."""
     digest = hashlib.sha256()

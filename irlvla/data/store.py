@@ -13,11 +13,13 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from numpy.lib.format import open_memmap
 
 from irlvla.data.features import GRID_CELLS, TARGET_NAMES, SensorConfig, view_names
 from irlvla.types import HISTORY, POSES, Features, Polygons, PreparedScene
+
+Indices = Sequence[int] | Int[np.ndarray, "indices"]
 
 FORMAT = 1
 """Raised when files of an older store can no longer be read."""
@@ -108,7 +110,7 @@ class Store:
     def __len__(self) -> int:
         return len(self.tokens)
 
-    def features(self, indices: Sequence[int], previous: bool = False) -> Features:
+    def features(self, indices: Indices, previous: bool = False) -> Features:
         """What a policy may see in some scenes, with a leading batch axis.
 
         Args:
@@ -122,17 +124,17 @@ class Store:
         images = self._arrays["previous_images" if previous else "images"][rows]
         return Features(images=images, ego_history=self._arrays["ego_history"][rows, moment], command=self._arrays["command"][rows, moment])
 
-    def histories(self, indices: Sequence[int], previous: bool = False) -> Float[np.ndarray, "batch 4 7"]:
+    def histories(self, indices: Indices, previous: bool = False) -> Float[np.ndarray, "batch 4 7"]:
         """Ego histories alone, without touching the pictures."""
         rows, moment = self._rows_of(indices, previous)
         return self._arrays["ego_history"][rows, moment]
 
-    def human(self, indices: Sequence[int], previous: bool = False) -> Float[np.ndarray, "batch 8 3"]:
+    def human(self, indices: Indices, previous: bool = False) -> Float[np.ndarray, "batch 8 3"]:
         """Logged futures in the ego frame of their own moment."""
         rows, moment = self._rows_of(indices, previous)
         return self._arrays["human"][rows, moment]
 
-    def targets(self, indices: Sequence[int], previous: bool = False) -> UInt8[np.ndarray, "batch 4 32 32"]:
+    def targets(self, indices: Indices, previous: bool = False) -> UInt8[np.ndarray, "batch 4 32 32"]:
         """Bird's-eye grids of 0 and 1, see `irlvla.data.features.targets`."""
         rows, moment = self._rows_of(indices, previous)
         return self._arrays["targets"][rows, moment]
@@ -144,7 +146,7 @@ class Store:
         record = np.array(self._records[shard][start:end])
         return _unpacked(record, self._arrays["record_shape"][row], self.tokens[index], self.log_names[index], self._map_names[index])
 
-    def _rows_of(self, indices: Sequence[int], previous: bool) -> tuple[np.ndarray, int]:
+    def _rows_of(self, indices: Indices, previous: bool) -> tuple[np.ndarray, int]:
         indices = np.asarray(indices, dtype=np.int64)
         if previous and not self.has_previous[indices].all():
             lacking = indices[~self.has_previous[indices]][0]

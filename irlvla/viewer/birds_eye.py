@@ -8,7 +8,7 @@ from PIL import Image, ImageDraw
 
 from irlvla.types import LAYER_NAMES, Polygons, PreparedScene
 
-SCALE = 8.0
+SCALE = 12.0
 """Pixels a metre, before the picture is halved (which smooths its edges)."""
 AHEAD, BEHIND, ASIDE = 62.0, 14.0, 34.0
 FRONT, REAR, HALF_WIDTH = 4.049, 1.127, 1.1485
@@ -67,9 +67,9 @@ def birds_eye(scene: PreparedScene, plans: Mapping[str, Float[np.ndarray, "poses
     draw.polygon(_pixels(scene, _box(x, y, heading, FRONT, REAR, HALF_WIDTH)), outline=EGO, width=4)
     for name, poses in plans.items():
         points = _screen(np.concatenate([np.zeros((1, 2)), poses[:, :2]]))
-        draw.line(points, fill=PLANS[name], width=5, joint="curve")
+        draw.line(points, fill=PLANS[name], width=7, joint="curve")
         for point in points[1:]:
-            draw.ellipse([point[0] - 6, point[1] - 6, point[0] + 6, point[1] + 6], fill=PLANS[name])
+            draw.ellipse([point[0] - 8, point[1] - 8, point[0] + 8, point[1] + 8], fill=PLANS[name])
     return image.resize((size[0] // 2, size[1] // 2), Image.Resampling.LANCZOS)
 
 

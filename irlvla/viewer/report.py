@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from irlvla.acceptance import PREDICTED_NAMES, Judged, calibration
-from irlvla.data.store import Store
+from irlvla.data.store import Indices, Store
 from irlvla.evaluate import METRIC_NAMES, Plans, SceneTable
 from irlvla.run import metrics
 from irlvla.viewer.birds_eye import PLANS, birds_eye
@@ -37,7 +37,7 @@ def write_report(
     run: Path,
     results: Mapping[str, Any],
     store: Store,
-    indices: Sequence[int],
+    indices: Indices,
     plans: Mapping[str, Plans],
     tables: Mapping[str, SceneTable],
     judged: Judged | None,
@@ -88,7 +88,7 @@ def chosen_scenes(tables: Mapping[str, SceneTable], seed: int = 0, count: int = 
     return chosen
 
 
-def _scenes(store: Store, indices: Sequence[int], plans: Mapping[str, Plans], tables: Mapping[str, SceneTable]) -> list[str]:
+def _scenes(store: Store, indices: Indices, plans: Mapping[str, Plans], tables: Mapping[str, SceneTable]) -> list[str]:
     shown = [name for name in PLANS if name in plans]
     legend = ", ".join(f"<span class=key style='color:rgb{PLANS[name]}'>{name}</span>" for name in shown)
     parts = [

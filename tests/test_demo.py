@@ -1,0 +1,71 @@
+import json
+
+import pytest
+
+from irlvla import demo as module
+from irlvla.cli import evaluate
+from irlvla.demo import demo
+from irlvla.evaluate import ROW_NAMES, read_table
+from irlvla.recipes import recipe_of
+
+PARTS = ["world", "prepare", "imitation", "reward", "ppo", "evaluate"]
+
+
+@pytest.fixture(scope="module")
+def interrupted(tmp_path_factory):
+    """A tiny demo that was stopped before stage 2, and what was trained until then."""
+    folder = tmp_path_factory.mktemp("demo") / "run"
+    trained = []
+
+    def stopping(stage, *arguments, **options):
+        if stage == "reward":
+            raise KeyboardInterrupt
+        trained.append(stage)
+        return fit(stage, *arguments, **options)
+
+    fit, module.fit_stage = module.fit_stage, stopping
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            demo(folder, recipe_of("tiny", 1))
+    finally:
+        module.fit_stage = fit
+    return folder, trained
+
+
+def test_started_again_the_demo_continues_and_leaves_everything(interrupted, monkeypatch, capsys):
+    folder, trained = interrupted
+    assert trained == ["imitation", "no_camera", "ego_mlp"]
+    stages = json.loads((folder / "stages.json").read_text())
+    assert stages["imitation"]["done"] and not stages["reward"]["done"]
+    fit = module.fit_stage
+
+    def watched(stage, *arguments, **options):
+        trained.append(stage)
+        return fit(stage, *arguments, **options)
+
+    monkeypatch.setattr(module, "fit_stage", watched)
+    monkeypatch.setattr(module, "make_world", lambda *arguments, **options: pytest.fail("the world was made twice"))
+    demo(folder, recipe_of("tiny", 1))
+    assert trained == ["imitation", "no_camera", "ego_mlp", "reward", "ppo", "imitation_continued", "best_of_g"]
+    printed = capsys.readouterr().out
+    assert "imitation: kept" in printed and "stand_still" in printed
+
+    results = json.loads((folder / "results.json").read_text())
+    assert [row["policy"] for row in results["rows"]] == list(ROW_NAMES)
+    assert results["split"] == "test" and results["seeds"] == [1] and list(results["wall_seconds"]) == [*PARTS, "total"]
+    assert {"auc", "ece"} <= set(results["reward_world_model"]["nc"]) and "enrichment_exact" in results["reward_world_model"]
+    assert {"policy": "ppo", "against": "imitation", "metric": "epdms"}.items() <= results["pairs"][10].items()
+    for name in ROW_NAMES:
+        assert len(read_table(folder / "evaluation" / "test" / f"{name}.csv").tokens) == results["scenes"]
+    page = (folder / "report.html").read_text()
+    assert "data:image/jpeg;base64," in page and "most" in page and "<svg" in page and "http" not in page.replace("http://www.w3.org", "")
+
+    evaluate(folder, policy=("human", "imitation"))
+    assert json.loads((folder / "results.json").read_text())["split"] == "val"
+
+
+def test_another_seed_is_another_run(interrupted):
+    folder, _ = interrupted
+    stage = module._stage(folder, "world", ["other"])
+    with stage as state:
+        assert state == "fresh"

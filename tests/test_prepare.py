@@ -1,0 +1,131 @@
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from irlvla import prepare as module
+from irlvla.data import store
+from irlvla.data.features import SensorConfig
+from irlvla.data.store import Store
+from irlvla.prepare import prepare, print_failures
+
+GOLDEN = Path(__file__).parent / "golden"
+BLIND = SensorConfig(cameras=())
+LOGS = sorted(path.stem for path in (GOLDEN / "openscene" / "navsim_logs").glob("*/*.pkl"))
+TOKENS = sorted(line.split(",")[0] for line in (GOLDEN / "scenes.csv").read_text().splitlines()[1:])
+
+
+def split(folder, tokens=TOKENS, log_names=LOGS):
+    lines = ["num_history_frames: 4", "num_future_frames: 8", "frame_interval: 1", "has_route: true", "log_names:"]
+    lines += [f"- '{name}'" for name in log_names] + ["tokens:" if tokens else "tokens: []"] + [f"- '{token}'" for token in tokens]
+    path = folder / "split.yaml"
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def prepared(folder, tokens=TOKENS, sensors=BLIND, processes=1, logs=GOLDEN / "openscene"):
+    return prepare(logs, GOLDEN / "maps", split(folder, tokens), folder / "store", sensors, processes=processes)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("whole")
+    prepared(folder)
+    return folder
+
+
+@pytest.fixture
+def kept(whole, tmp_path):
+    shutil.copytree(whole / "store", tmp_path / "store")
+    return tmp_path
+
+
+def test_every_scene_of_the_split_is_there_and_ready_to_score(whole):
+    opened = Store(whole / "store")
+    assert list(opened.tokens) == TOKENS and not opened.failed
+    history = opened.histories(np.arange(len(opened)))
+    for index in range(len(opened)):
+        scene = opened.prepared(index)
+        assert scene.token == TOKENS[index] and scene.log_name == opened.log_names[index]
+        assert history[index, -1, 3:] == pytest.approx(scene.ego_state[3:]) and not history[index, -1, :3].any()
+        assert opened.human([index])[0] == pytest.approx(scene.human_poses, abs=1e-9)
+
+
+def test_the_previous_moment_is_half_a_second_earlier(whole):
+    opened = Store(whole / "store")
+    index = np.flatnonzero(opened.has_previous)[:3]
+    now, before = opened.histories(index), opened.histories(index, previous=True)
+    assert before[:, -1, 3:] == pytest.approx(now[:, -2, 3:])
+    way = np.linalg.norm(opened.human(index, previous=True)[:, 0, :2], axis=1)
+    assert way == pytest.approx(np.linalg.norm(now[:, -2, :2], axis=1), abs=1e-9)
+
+
+def test_a_store_is_used_again_when_nothing_changed(kept, monkeypatch):
+    monkeypatch.setattr(store, "create", lambda *arguments: pytest.fail("built again"))
+    assert len(prepared(kept)) == len(TOKENS)
+
+
+def test_two_processes_write_what_one_writes(whole, tmp_path):
+    twice = prepared(tmp_path, processes=2)
+    for name in ("human", "targets", "ego_history", "has_previous"):
+        np.testing.assert_array_equal(np.load(tmp_path / "store" / f"{name}.npy"), np.load(whole / "store" / f"{name}.npy"))
+    assert twice.key == Store(whole / "store").key
+
+
+def test_a_stale_store_is_built_again(kept, capsys):
+    assert len(prepared(kept, TOKENS[:2])) == 2
+    assert "is stale" in capsys.readouterr().out
+
+
+def test_code_that_changed_makes_a_store_stale(kept, monkeypatch):
+    before = Store(kept / "store").key
+    monkeypatch.setattr(module, "SOURCES", (*module.SOURCES, "cli.py"))
+    assert prepared(kept).key != before
+
+
+def test_a_half_written_store_is_continued(kept, monkeypatch):
+    header = store.read_header(kept / "store")
+    (kept / "store" / "shard-0000.json").unlink()
+    store._write_json(kept / "store" / "store.json", header | {"complete": False})
+    monkeypatch.setattr(store, "create", lambda *arguments: pytest.fail("built from scratch"))
+    assert list(prepared(kept).tokens) == TOKENS
+
+
+def test_the_size_is_told_before_anything_is_written(tmp_path, capsys):
+    prepared(tmp_path, TOKENS[:2])
+    told = float(capsys.readouterr().out.split(" MB into")[0].split(", ")[-1])
+    written = sum(path.stat().st_size for path in (tmp_path / "store").iterdir()) / 1e6
+    assert told == pytest.approx(written, rel=0.5, abs=0.6)
+
+
+def test_a_token_in_no_log_is_listed_by_name(tmp_path, capsys):
+    opened = prepared(tmp_path, [TOKENS[0], "00000000000000aa"])
+    print_failures(opened)
+    assert opened.tokens == (TOKENS[0],) and "failed: 00000000000000aa: the token is in none of the logs" in capsys.readouterr().out
+
+
+def test_a_missing_picture_fails_its_scene_by_name(tmp_path):
+    with pytest.raises(ValueError, match="none of 2 scenes could be prepared; .*CAM_F0"):
+        prepared(tmp_path, TOKENS[:2], SensorConfig())
+
+
+def test_a_truncated_log_is_listed_and_the_others_go_on(tmp_path):
+    logs = tmp_path / "openscene"
+    shutil.copytree(GOLDEN / "openscene", logs)
+    first = sorted((logs / "navsim_logs").glob("*/*.pkl"))[0]
+    os.truncate(first, first.stat().st_size // 2)
+    opened = prepared(tmp_path, logs=logs)
+    assert f"log {first.stem}" in opened.failed and 0 < len(opened) < len(TOKENS)
+    assert set(opened.failed) - {f"log {first.stem}"} == set(TOKENS) - set(opened.tokens)
+
+
+def test_a_log_that_is_missing_is_named(tmp_path):
+    with pytest.raises(ValueError, match="1 of 1 logs of the split are not below .*nowhere"):
+        prepare(GOLDEN / "openscene", GOLDEN / "maps", split(tmp_path, log_names=["nowhere"]), tmp_path / "store", BLIND)
+
+
+def test_an_empty_split_is_named(tmp_path):
+    with pytest.raises(ValueError, match="the split is empty"):
+        prepared(tmp_path, [])
