@@ -6,6 +6,7 @@ import zipfile
 import zlib
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 
@@ -30,13 +31,21 @@ def prepared_scenes(logs: Path, maps: Path, split: str, tokens: Sequence[str] | 
 _BAD_ARCHIVE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 
 
-def _archive(path: Path) -> np.lib.npyio.NpzFile:
+@contextmanager
+def _archive(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
     try:
-        return np.load(path, allow_pickle=False)
-    except FileNotFoundError as error:
-        raise ValueError(f"trajectories {path} do not exist") from error
-    except _BAD_ARCHIVE as error:
-        raise ValueError(f"trajectories {path}: no readable npz file ({error})") from error
+        file = path.open("rb")
+    except OSError as error:
+        raise ValueError(f"trajectories {path} do not exist or cannot be opened ({error})") from error
+    with file:
+        try:
+            archive = np.load(file, allow_pickle=False)
+        except _BAD_ARCHIVE as error:
+            raise ValueError(f"trajectories {path}: no readable npz file ({error})") from error
+        if not isinstance(archive, np.lib.npyio.NpzFile):
+            raise ValueError(f"trajectories {path}: no readable npz file (it holds one bare array)")
+        with archive:
+            yield archive
 
 
 @lru_cache(maxsize=1)
