@@ -1,5 +1,6 @@
 """A city's lanes as a graph, and what else a car may drive on there."""
 
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
@@ -112,7 +113,15 @@ def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
 
 
 def lane_map(name: str, lanes: list[Lane], roadblocks: list[Roadblock], intersections: list, carparks: list) -> LaneMap:
-    """A city from its parts; `intersections` and `carparks` are (id, polygon) pairs."""
+    """A city from its parts; `intersections` and `carparks` are (id, polygon) pairs.
+
+    Raises:
+        ValueError: Two lanes (or connectors) or two roadblocks (or connectors) share an id.
+    """
+    for kind, entries in (("lanes", lanes), ("roadblocks", roadblocks)):
+        twice = [fid for fid, times in Counter(entry.id for entry in entries).items() if times > 1]
+        if twice:
+            raise ValueError(f"map {name}: two {kind} or their connectors have the id {twice[0]}")
     layers = {layer: LAYER_NAMES.index(layer) for layer in LAYER_NAMES}
     rows = [(lane.id, layers["lane_connector" if lane.is_connector else "lane"], lane.polygon) for lane in lanes]
     rows += [(block.id, layers["roadblock"], block.polygon) for block in roadblocks if not block.is_connector]

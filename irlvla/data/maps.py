@@ -17,7 +17,7 @@ from pyproj.exceptions import CRSError
 
 from irlvla.lanes import Lane, LaneMap, Roadblock, baseline, lane_map
 
-NEEDED_LAYERS = (
+READ_LAYERS = (
     "lanes_polygons",
     "lane_connectors",
     "gen_lane_connectors_scaled_width_polygons",
@@ -26,9 +26,11 @@ NEEDED_LAYERS = (
     "baseline_paths",
     "intersections",
     "carpark_areas",
-    "boundaries",
-    "stop_polygons",
 )
+NEEDED_LAYERS = (*READ_LAYERS, "boundaries", "stop_polygons", "meta")
+"""The devkit loads boundaries and stop polygons without using them: a map without them is none."""
+ALIASES = {"las_vegas": "us-nv-las-vegas-strip"}
+"""Old names of cities that some logs still have."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,8 +53,13 @@ def map_path(maps: str | Path, name: str) -> Path:
         cities = json.loads(index.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{index}: not JSON ({error})") from error
+    if not isinstance(cities, dict):
+        raise ValueError(f"{index}: holds no mapping of maps")
+    name = ALIASES.get(name, name)
     if name not in cities:
         raise ValueError(f"{index}: no map {name!r}; it lists {', '.join(sorted(cities))}")
+    if not isinstance(cities[name], dict) or not isinstance(cities[name].get("version"), str):
+        raise ValueError(f"{index}: map {name!r} has no version")
     path = Path(maps) / name / cities[name]["version"] / "map.gpkg"
     if not path.is_file():
         raise ValueError(f"map {name}: {path} does not exist")
@@ -75,11 +82,11 @@ def city_map(maps: str | Path, name: str) -> LaneMap:
     path = map_path(maps, name)
     try:
         present = {str(row[0]) for row in pyogrio.list_layers(path)}
-        missing = [layer for layer in (*NEEDED_LAYERS, "meta") if layer not in present]
+        missing = [layer for layer in NEEDED_LAYERS if layer not in present]
         if missing:
             raise ValueError(f"{path}: lacks the layers {', '.join(missing)}")
         transform = _transform(path)
-        layers = {layer: _layer(path, layer, transform) for layer in NEEDED_LAYERS}
+        layers = {layer: _layer(path, layer, transform) for layer in READ_LAYERS}
     except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FieldError) as error:
         raise ValueError(f"{path}: not a readable GeoPackage ({error})") from error
     except shapely.errors.GEOSException as error:
@@ -95,13 +102,25 @@ def city_map(maps: str | Path, name: str) -> LaneMap:
     )
 
 
+class Maps:
+    """Cities read so far: each map file is opened once and shared by all scenes."""
+
+    def __init__(self, root: str | Path) -> None:
+        self._root, self._known = root, dict[str, LaneMap]()
+
+    def __getitem__(self, name: str) -> LaneMap:
+        if name not in self._known:
+            self._known[name] = city_map(self._root, name)
+        return self._known[name]
+
+
 def _transform(path: Path) -> Transformer | None:
     """From the file's lon/lat to the projected frame that its layer `meta` names."""
-    meta, _, _, (keys, values, *_) = pyogrio.raw.read(path, layer="meta", columns=["key", "value"], read_geometry=False)
-    names = [str(field) for field in meta["fields"]]
-    if names != ["key", "value"]:
-        raise ValueError(f"{path}: layer meta has the columns {names}, not key and value")
-    table = dict(zip(keys, values))
+    meta, _, _, columns = pyogrio.raw.read(path, layer="meta", read_geometry=False)
+    fields = {str(field): column for field, column in zip(meta["fields"], columns)}
+    if not {"key", "value"} <= set(fields):
+        raise ValueError(f"{path}: layer meta has the columns {sorted(fields)}, not key and value")
+    table = dict(zip(fields["key"], fields["value"]))
     if "projectedCoordSystem" not in table:
         raise ValueError(f"{path}: layer meta has no key projectedCoordSystem")
     try:
@@ -111,7 +130,8 @@ def _transform(path: Path) -> Transformer | None:
 
 
 def _layer(path: Path, layer: str, transform: Transformer) -> _Layer:
-    meta, fids, wkb, columns = pyogrio.raw.read(path, layer=layer, return_fids=True)
+    """A layer's ids, geometries (in the projected frame) and columns; the lines of lane connectors are not used."""
+    meta, fids, wkb, columns = pyogrio.raw.read(path, layer=layer, return_fids=True, read_geometry=layer != "lane_connectors")
     geometries = shapely.force_2d(shapely.from_wkb(wkb)) if wkb is not None else np.zeros(0, object)
     empty = shapely.is_missing(geometries) | shapely.is_empty(geometries)
     if empty.any():
@@ -157,12 +177,13 @@ def _lines(path: Path, layer: _Layer) -> dict[str, np.ndarray]:
     """Baseline of each lane and lane connector, by its id."""
     lines: dict[str, np.ndarray] = {}
     owners = zip(_ids(path, "baseline_paths", layer, "lane_fid"), _ids(path, "baseline_paths", layer, "lane_connector_fid"))
-    for (lane, connector), geometry in zip(owners, layer.geometries):
-        owner = lane if lane is not None else connector
+    for owners_of_line, geometry in zip(owners, layer.geometries):
         points = shapely.get_coordinates(geometry)
-        if owner is None or len(points) < 2:
-            raise ValueError(f"{path}: layer baseline_paths has a line of {len(points)} points for lane {owner}")
-        lines.setdefault(owner, baseline(points))
+        for owner in owners_of_line:
+            if owner is not None and len(points) < 2:
+                raise ValueError(f"{path}: layer baseline_paths has a line of {len(points)} points for lane {owner}")
+            if owner is not None:
+                lines.setdefault(owner, baseline(points))
     return lines
 
 

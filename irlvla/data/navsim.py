@@ -3,10 +3,10 @@
 Source: autonomousvision/navsim at 0a380a9, navsim/common/dataloader.py (windows) and navsim/common/dataclasses.py (frames).
 """
 
+import glob
 import pickle
-from collections import OrderedDict
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,13 +14,14 @@ import numpy as np
 import yaml
 from jaxtyping import Float
 
-from irlvla.data.maps import city_map
-from irlvla.lanes import LaneMap
+from irlvla.data.maps import ALIASES, Maps
 from irlvla.types import CAMERA_NAMES, HISTORY, OBJECT_NAMES, Camera, Objects, Scene
 
 FUTURE = 8
 """Future frames that scoring needs: 4 s at 2 Hz."""
 
+_CORE = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
+"""Where this NumPy keeps what pickles of NumPy 1 call numpy.core and those of NumPy 2 numpy._core."""
 _ALLOWED = {
     ("builtins", name) for name in ("bytearray", "complex", "dict", "frozenset", "list", "range", "set", "slice", "tuple")
 } | {
@@ -36,7 +37,18 @@ _FRAME_KEYS = (
     "token", "timestamp", "log_name", "map_location", "roadblock_ids", "traffic_lights", "ego2global_translation",
     "ego2global_rotation", "ego_dynamic_state", "driving_command", "anns",
 )  # fmt: skip
-_BAD_PICKLE = (pickle.UnpicklingError, EOFError, AttributeError, ImportError, IndexError, KeyError, TypeError, ValueError, OverflowError, MemoryError)
+_BAD_PICKLE = (
+    pickle.UnpicklingError,
+    EOFError,
+    AttributeError,
+    ImportError,
+    IndexError,
+    KeyError,
+    TypeError,
+    ValueError,
+    OverflowError,
+    MemoryError,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,9 +93,7 @@ class _Unpickler(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in _ALLOWED:
             raise pickle.UnpicklingError(f"class {module}.{name} is not allowed in a log")
-        if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
-        return super().find_class(module.replace("numpy.core", "numpy._core"), name)
+        return super().find_class(module.replace("numpy._core", _CORE).replace("numpy.core", _CORE), name)
 
 
 def log_frames(path: str | Path) -> list[dict[str, Any]]:
@@ -98,6 +108,8 @@ def log_frames(path: str | Path) -> list[dict[str, Any]]:
             frames = _Unpickler(file).load()
     except FileNotFoundError as error:
         raise ValueError(f"log {path} does not exist") from error
+    except OSError as error:
+        raise ValueError(f"log {path} cannot be opened: {error}") from error
     except _BAD_PICKLE as error:
         raise ValueError(f"log {path}: not a readable pickle of frames ({type(error).__name__}: {error})") from error
     if not isinstance(frames, list) or not frames:
@@ -130,6 +142,8 @@ def scene_filter(path: str | Path) -> SceneFilter:
             chosen[key] = values[key]
     for key in ("log_names", "tokens"):
         if values.get(key) is not None:
+            if not isinstance(values[key], list):
+                raise ValueError(f"scene filter {path}: {key} is no list")
             wrong = [value for value in values[key] if not isinstance(value, str)]
             if wrong:
                 raise ValueError(f"scene filter {path}: {key} holds {wrong[0]!r}, which yaml read as a number: put it in quotes")
@@ -182,13 +196,30 @@ def _objects(annotations: dict[str, Any]) -> Objects:
     return Objects(
         track_tokens=tuple(str(token) for token in annotations["track_tokens"]),
         types=np.array([OBJECT_NAMES.index(name) for name in names], dtype=np.int64),
-        boxes=np.asarray(annotations["gt_boxes"], dtype=np.float64).reshape(-1, 7),
-        velocities=np.asarray(annotations["gt_velocity_3d"], dtype=np.float64).reshape(-1, 3),
+        boxes=_rows(annotations, "gt_boxes", 7),
+        velocities=_rows(annotations, "gt_velocity_3d", 3),
     )
+
+
+def _rows(annotations: dict[str, Any], key: str, columns: int) -> np.ndarray:
+    """An array (n, columns) of finite float64; an empty one may have any shape."""
+    values = np.asarray(annotations[key], dtype=np.float64)
+    if values.size and (values.ndim != 2 or values.shape[1] != columns):
+        raise ValueError(f"{key} has shape {values.shape}, not (n, {columns})")
+    if not np.isfinite(values).all():
+        raise ValueError(f"{key} holds values that are not finite")
+    return values.reshape(-1, columns)
+
+
+def _route(values: dict[str, Any]) -> tuple[str, ...]:
+    blocks = values["roadblock_ids"]
+    return () if blocks is None else tuple(str(block) for block in blocks)
 
 
 def _frame(values: dict[str, Any], blobs: Path) -> Frame:
     dynamic = np.asarray(values["ego_dynamic_state"], dtype=np.float32).astype(np.float64)
+    if dynamic.shape != (4,):
+        raise ValueError(f"ego_dynamic_state has shape {dynamic.shape}, not (4,)")
     ego_from_lidar = np.eye(4)
     if "lidar2ego_rotation" in values:
         ego_from_lidar[:3, :3] = rotation(values["lidar2ego_rotation"])
@@ -198,8 +229,8 @@ def _frame(values: dict[str, Any], blobs: Path) -> Frame:
     return Frame(
         token=str(values["token"]),
         time_us=int(values["timestamp"]),
-        map_name=str(values["map_location"]),
-        roadblock_ids=tuple(str(block) for block in values["roadblock_ids"]),
+        map_name=ALIASES.get(str(values["map_location"]), str(values["map_location"])),
+        roadblock_ids=_route(values),
         traffic_lights=tuple((str(connector), bool(is_red)) for connector, is_red in values["traffic_lights"]),
         ego_pose=np.array([x, y, yaw(values["ego2global_rotation"])]),
         velocity=dynamic[:2],
@@ -210,14 +241,21 @@ def _frame(values: dict[str, Any], blobs: Path) -> Frame:
     )
 
 
-def log_paths(logs: str | Path) -> dict[str, Path]:
-    """Log name -> pickle, over all folders below navsim_logs of an OPENSCENE_DATA_ROOT, sorted by name.
+def log_paths(logs: str | Path, split: str | None = None) -> dict[str, Path]:
+    """Log name -> pickle below navsim_logs of an OPENSCENE_DATA_ROOT, sorted by name.
+
+    Args:
+        logs: The OPENSCENE_DATA_ROOT.
+        split: Only this folder below navsim_logs; else all of them (a log of the same name may lie in several, such as mini and
+            trainval; the last folder by name counts).
 
     Raises:
         ValueError: No navsim_logs folder there, or no pickle in it.
     """
     root = Path(logs) / "navsim_logs"
-    paths = {path.stem: path for path in sorted(root.glob("*/*.pkl"))}
+    paths = {path.stem: path for path in sorted(root.glob(f"{glob.escape(split) if split else '*'}/*.pkl"))}
+    if not paths and split is not None and root.is_dir():
+        raise ValueError(f"split {split!r}: no logs in {root / split}")
     if not paths:
         raise ValueError(f"{logs} is no OPENSCENE_DATA_ROOT with logs: nothing matches {root}/*/*.pkl")
     return dict(sorted(paths.items()))
@@ -225,29 +263,13 @@ def log_paths(logs: str | Path) -> dict[str, Path]:
 
 def _chosen_paths(logs: str | Path, split: str | None, log_names: Iterable[str] | None) -> list[Path]:
     """Pickles of the named logs (all without names), of one folder if `split` is given."""
-    known = log_paths(logs)
-    if split is not None:
-        known = {name: path for name, path in known.items() if path.parent.name == split}
-        if not known:
-            raise ValueError(f"split {split!r}: no logs in {Path(logs) / 'navsim_logs' / split}")
+    known = log_paths(logs, split)
     if log_names is None:
         return list(known.values())
     absent = sorted(set(log_names) - set(known))
     if absent:
         raise ValueError(f"{len(absent)} logs of the filter are not below {logs}, the first is {absent[0]}")
     return [known[name] for name in sorted(set(log_names))]
-
-
-class Maps:
-    """Cities read so far: each map file is opened once and shared by all scenes."""
-
-    def __init__(self, root: str | Path) -> None:
-        self._root, self._known = root, dict[str, LaneMap]()
-
-    def __getitem__(self, name: str) -> LaneMap:
-        if name not in self._known:
-            self._known[name] = city_map(self._root, name)
-        return self._known[name]
 
 
 def log_windows(path: str | Path, chosen: SceneFilter) -> list[int]:
@@ -261,7 +283,7 @@ def _windows(frames: list[dict[str, Any]], chosen: SceneFilter) -> list[int]:
     places = []
     for start in range(0, len(frames) - length + 1, chosen.frame_interval or length):
         place = start + HISTORY - 1
-        if chosen.has_route and not len(frames[place]["roadblock_ids"]):
+        if chosen.has_route and not _route(frames[place]):
             continue
         if wanted is None or str(frames[place]["token"]) in wanted:
             places.append(place)
@@ -367,16 +389,17 @@ def scenes_of_tokens(logs: str | Path, maps: str | Path, split: str | Path, toke
         logs: An OPENSCENE_DATA_ROOT.
         maps: A NUPLAN_MAPS_ROOT.
         split: A folder below navsim_logs, or the path of a scene filter file.
-        tokens: Scene tokens.
+        tokens: Scene tokens. With 8 frames after them they are found in a folder too, and without a route (which only
+            preparing them then complains about).
 
     Raises:
         ValueError: As `scenes`.
     """
     is_file = str(split).endswith((".yaml", ".yml"))
-    chosen = scene_filter(split) if is_file else SceneFilter(num_future_frames=FUTURE)
     wanted = None if tokens is None else list(tokens)
+    chosen = scene_filter(split) if is_file else SceneFilter()
     if wanted is not None:
-        values = {name: getattr(chosen, name) for name in chosen.__dataclass_fields__}
-        chosen = SceneFilter(**values | {"tokens": tuple(wanted), "max_scenes": None})
+        future = chosen.num_future_frames if is_file else FUTURE
+        chosen = replace(chosen, tokens=tuple(wanted), max_scenes=None, num_future_frames=future, has_route=False)
     found = {scene.token: scene for scene in scenes(logs, maps, chosen, None if is_file else str(split))}
     return list(found.values()) if wanted is None else [found[token] for token in wanted]

@@ -127,8 +127,9 @@ def red_lights(scene: Scene, route_lane_ids: set[str]) -> tuple[Polygons, Bool[n
     valid = np.zeros((STEPS, len(ids)), bool)
     for step in range(STEPS):
         valid[step] = [connector in reds[step // STEPS_A_FRAME] for connector in ids]
-    areas = scene.lane_map.areas
-    places = [scene.lane_map.area_index[LAYER_NAMES.index("lane_connector"), connector] for connector in ids]
+    areas, lanes = scene.lane_map.areas, scene.lane_map.lanes
+    layers = [LAYER_NAMES.index("lane_connector" if lanes[lane].is_connector else "lane") for lane in ids]
+    places = [scene.lane_map.area_index[layer, lane] for layer, lane in zip(layers, ids)]
     return selected_polygons(areas.polygons, np.array(places, dtype=np.int64)), valid
 
 
@@ -166,8 +167,9 @@ def drivable_map(
 def objects(scene: Scene) -> Traffic:
     """The annotated objects at 10 Hz: linear between observations, present from the first to the last of them.
 
-    An object seen only once in 0 .. 4 s stays at that one place for all steps, as the devkit has it. Type and size are those of
-    the first observation. Frames count as 0.5 s apart, whatever their stamps say.
+    An object seen in only one frame of 0 .. 4 s stays at that one place for all steps, as the devkit has it. Type and size are
+    those of the first observation. Frames count as 0.5 s apart, whatever their stamps say. If a token stands twice in its first
+    frame, the devkit's interpolation gives no number at that step: the object is absent there and counts as moving.
     """
     frames = scene.objects[NOW : NOW + FRAMES]
     numbers: dict[str, int] = {}
@@ -182,10 +184,13 @@ def objects(scene: Scene) -> Traffic:
     starts = np.searchsorted(owner, np.arange(count + 1))
     tracks, valid = np.zeros((STEPS, count, 5)), np.zeros((STEPS, count), bool)
     _fill_tracks(starts, frame_of, boxes, tracks, valid)
+    first_speed = np.hypot(*velocities[starts[:-1]].T) if count else np.zeros(0)
+    first_frame = frame_of[starts[:-1]]
+    first_speed[~valid[STEPS_A_FRAME * first_frame, np.arange(count)]] = np.inf
     present = frame_of == 0
     return Traffic(
         types=kinds[starts[:-1]],
-        first_speed=np.hypot(*velocities[starts[:-1]].T) if count else np.zeros(0),
+        first_speed=first_speed,
         boxes=tracks,
         valid=valid,
         types_now=kinds[present],
@@ -201,7 +206,13 @@ def _global(scene: Scene, frames: tuple, frame_of: np.ndarray) -> tuple[np.ndarr
     x, y, heading = scene.ego_poses[NOW : NOW + FRAMES][frame_of].T
     cos, sin = np.cos(heading), np.sin(heading)
     boxes = np.column_stack(
-        [x + cos * local[:, 0] - sin * local[:, 1], y + sin * local[:, 0] + cos * local[:, 1], heading + local[:, 6], local[:, 3], local[:, 4]]
+        [
+            x + cos * local[:, 0] - sin * local[:, 1],
+            y + sin * local[:, 0] + cos * local[:, 1],
+            heading + local[:, 6],
+            local[:, 3],
+            local[:, 4],
+        ]
     )
     return boxes, np.column_stack([cos * speeds[:, 0] - sin * speeds[:, 1], sin * speeds[:, 0] + cos * speeds[:, 1]])
 
@@ -212,7 +223,7 @@ def _fill_tracks(starts, frame_of, boxes, tracks, valid):
     """Write each object's boxes at 10 Hz from its observations `starts[i]:starts[i + 1]`, sorted by frame."""
     for i in range(len(starts) - 1):
         first, last = starts[i], starts[i + 1] - 1
-        if first == last:
+        if frame_of[first] == frame_of[last]:
             for step in range(STEPS):
                 tracks[step, i] = boxes[first]
                 valid[step, i] = True
@@ -226,6 +237,8 @@ def _fill_tracks(starts, frame_of, boxes, tracks, valid):
                 turn = boxes[k, 2] - boxes[k - 1, 2]
                 turn -= 2.0 * np.pi * np.round(turn / (2.0 * np.pi))
             span = STEPS_A_FRAME * (frame_of[k] - frame_of[k - 1])
+            if span == 0:
+                continue
             share = (step - STEPS_A_FRAME * frame_of[k - 1]) / span
             for column in range(2):
                 tracks[step, i, column] = boxes[k - 1, column] + share * (boxes[k, column] - boxes[k - 1, column])

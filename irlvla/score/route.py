@@ -171,7 +171,12 @@ def starting_lane(
         pose: Rear axle, global.
         center: Centre of the car, global.
         footprint: Its outline.
+
+    Raises:
+        ValueError: The route has no lane.
     """
+    if not lane_ids:
+        raise ValueError(f"the route has no lane in map {lane_map.name}")
     lanes = [lane_map.lanes[lane] for lane in lane_ids]
     bounds = np.array([lane_map.areas.bounds[lane_map.area_index[_layer(lane), lane.id]] for lane in lanes])
     point = shapely.Point(pose[:2])
@@ -198,31 +203,28 @@ def centerline(lane_map: LaneMap, block_ids: list[str], lane_ids: list[str], sta
 
 
 def _lane_chain(lane_map: LaneMap, start: Lane, allowed: set[str], goal_block: str) -> list[Lane]:
-    """Dijkstra over lanes by length, as the devkit does it.
-
-    Its frontier compares objects that are made anew at every look, so a lane can wait there more than once and its parent is
-    the last lane that reached it before it was expanded, not the nearest. Without a way to the goal: the nearest of the deepest.
-    """
-    frontier: list[tuple[float, int, str]] = [(1.0, 1, start.id)]
+    """Dijkstra over lanes by length; without a way to the goal, the way to the nearest of the deepest lanes."""
+    frontier: dict[str, tuple[float, int]] = {start.id: (1.0, 1)}
     parents: dict[str, str | None] = {start.id: None}
-    expanded: list[tuple[float, int, str]] = []
-    done: set[str] = set()
+    expanded: dict[str, tuple[float, int]] = {}
     end = None
     while frontier:
-        place = min(range(len(frontier)), key=lambda k: frontier[k][0])
-        distance, depth, lane_id = frontier.pop(place)
+        lane_id = min(frontier, key=lambda waiting: frontier[waiting][0])
+        distance, depth = frontier.pop(lane_id)
         if lane_map.lanes[lane_id].roadblock_id == goal_block:
             end = lane_id
             break
-        expanded.append((distance, depth, lane_id))
-        done.add(lane_id)
+        expanded[lane_id] = distance, depth
         for other in lane_map.lanes[lane_id].outgoing:
-            if other in allowed and other not in done:
+            if other not in allowed or other in expanded:
+                continue
+            total = distance + _length(lane_map.lanes[other])
+            if other not in frontier or total < frontier[other][0]:
                 parents[other] = lane_id
-                frontier.append((distance + _length(lane_map.lanes[other]), depth + 1, other))
+                frontier[other] = total, depth + 1
     if end is None:
-        deepest = max(depth for _, depth, _ in expanded)
-        end = min((entry for entry in expanded if entry[1] == deepest), key=lambda entry: entry[0])[2]
+        deepest = max(depth for _, depth in expanded.values())
+        end = min((lane_id for lane_id in expanded if expanded[lane_id][1] == deepest), key=lambda lane_id: expanded[lane_id][0])
     chain: list[Lane] = []
     at: str | None = end
     while at is not None:
