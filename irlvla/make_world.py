@@ -1,5 +1,6 @@
 """The embedded world made from nothing: towns, traffic, logs, selected scenes and pictures, as a NAVSIM data set on disk."""
 
+import functools
 import json
 import multiprocessing
 import shutil
@@ -7,14 +8,30 @@ import tempfile
 import time
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
-from irlvla.selection import promising, spaced
+from irlvla.data.navsim import Maps, SceneFilter, log_moments
+from irlvla.score.prepared import prepared
+from irlvla.selection import (
+    FUTURE,
+    ROWS,
+    SITUATIONS,
+    baseline_scores,
+    drawn,
+    likelihoods,
+    printed_table,
+    situations,
+    spaced,
+    table_rows,
+    worth_keeping,
+)
+from irlvla.types import HISTORY, SUB_SCORE_NAMES, PreparedScene, Scene, SubScores
 from irlvla.world.camera import Stage, camera_pose, mounting, picture, stage
-from irlvla.world.export import Drive, Run, drives, ego_pose, footage, frame_token, log_frames, write_log
 from irlvla.world.dressing import dressed_town
+from irlvla.world.export import Drive, Run, drives, ego_pose, footage, log_frames, write_log
 from irlvla.world.mapfile import CITIES, write_city, write_index
 from irlvla.world.motion import FRAME_STEPS, crowd, ego_motion, standing_things
 from irlvla.world.scenery import load_scenery, save_footage, save_scenery
@@ -22,6 +39,14 @@ from irlvla.world.streets import SHAPES
 from irlvla.world.town import Town, make_town
 from irlvla.world.traffic import TIME_STEP, simulate
 
+SPLITS = ("train", "val", "test")
+LEAST_SCENES = 3
+"""A log with fewer scenes is not worth its size."""
+TRIES = 2
+"""Candidates scored for each scene that a log may give."""
+SECONDS_A_LOG = 3.5
+LANE_A_CAR = 95.0
+"""Length of lane for each motor vehicle, m."""
 JPEG_QUALITY = 88
 DEFAULT_CAMERAS = ("CAM_F0", "CAM_L0", "CAM_R0")
 
@@ -34,12 +59,12 @@ class WorldConfig:
     cameras: tuple[str, ...] = DEFAULT_CAMERAS
     known_towns: int = 12
     unseen_towns: int = 4
-    train_scenes: int = 3840
-    train_logs: int = 640
-    val_scenes: int = 300
+    train_scenes: int = 3780
+    train_logs: int = 630
+    val_scenes: int = 336
     val_logs: int = 60
-    test_scenes: int = 1520
-    test_logs: int = 304
+    test_scenes: int = 1650
+    test_logs: int = 300
     log_frames: int = 50
     shortest_log: int = 24
     most_scenes_a_log: int = 8
@@ -94,8 +119,8 @@ def tasks(config: WorldConfig) -> list[Task]:
     return [task for task in found if any(logs for _, logs, _ in task.quotas)]
 
 
-def _make_town(job: tuple[Path, Path, int, int, int]) -> tuple[Town, tuple[tuple[int, int], ...]]:
-    folder, work, seed, number, towns = job
+def _make_town(job: tuple[Path, Path, int, int]) -> tuple[Town, tuple[tuple[int, int], ...]]:
+    folder, work, seed, number = job
     cities = sorted(CITIES)
     city = cities[number % len(cities)]
     place = number // len(cities)
@@ -108,64 +133,129 @@ def _make_town(job: tuple[Path, Path, int, int, int]) -> tuple[Town, tuple[tuple
     return town, systems
 
 
-def _write_city(job: tuple[Path, str, list[Town]]) -> None:
-    write_city(*job)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Kept:
-    """One log of the finished world."""
+    """One log of the finished world, with what its scenes and one moment before the selection are like (test only)."""
 
     split: str
     log_name: str
     town: str
     tokens: tuple[str, ...]
+    tried: int
+    before: tuple[SubScores, ...]
+    after: tuple[SubScores, ...]
+    situations: tuple[dict[str, bool], ...]
 
 
-def _run_task(job: tuple[Path, Path, WorldConfig, Task, int, Town, tuple[tuple[int, int], ...]]) -> list[Kept]:
-    folder, work, config, task, number, town, systems = job
-    seed = (config.seed * 1000 + number) * 7 + 3
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """A task with all that its process needs."""
+
+    folder: Path
+    work: Path
+    config: WorldConfig
+    task: Task
+    number: int
+    town: Town
+    systems: tuple[tuple[int, int], ...]
+
+
+@functools.cache
+def _maps(folder: Path) -> Maps:
+    """Map files read so far: once a process, or once for all that are forked later."""
+    return Maps(folder)
+
+
+def _run(job: Job) -> list[Kept]:
+    config, task, town = job.config, job.task, job.town
+    seed = (config.seed * 1000 + job.number) * 7 + 3
     rng = np.random.default_rng([seed, 1])
     logs = sum(count for _, count, _ in task.quotas)
-    scenes = sum(count for _, _, count in task.quotas)
-    seconds = float(np.clip(2.2 * max(logs, scenes / 5), 45.0, 170.0))
-    lanes = sum(len(lane.line) for lane in town.lanes)
-    cars = int(np.clip(lanes / 110, 25, 75))
-    tracks = simulate(town, work / f"{town.name}-{task.name}", seed, seconds, cars, cars, 2)
+    seconds = float(np.clip(SECONDS_A_LOG * logs, 45.0, 200.0))
+    cars = int(np.clip(sum(len(lane.line) for lane in town.lanes) / LANE_A_CAR, 25, 75))
+    tracks = simulate(town, job.work / f"{town.name}-{task.name}", seed, seconds, cars, cars, 2)
     frames = int(seconds / TIME_STEP) // FRAME_STEPS
     things = standing_things(town, seed)
-    run = Run(town=town, name=task.name, seed=seed, number=number, tracks=tuple(tracks), crowd=crowd(tracks, things, frames))
-    pending = [drive for drive in drives(run, config.log_frames, config.shortest_log)]
+    run = Run(town=town, name=task.name, seed=seed, number=job.number, tracks=tuple(tracks), crowd=crowd(tracks, things, frames))
+    pending = drives(run, config.log_frames, config.shortest_log)
     pending = [pending[index] for index in rng.permutation(len(pending))]
-    drawing = stage(load_scenery(folder / "openscene" / "sidecar" / f"{town.name}.npz")) if config.cameras else None
+    drawing = stage(load_scenery(job.folder / "openscene" / "sidecar" / f"{town.name}.npz")) if config.cameras else None
     kept: list[Kept] = []
     for split, want_logs, want_scenes in task.quotas:
         got_logs = got_scenes = 0
-        part = "test" if split == "test" else "trainval"
-        while pending and (got_logs < want_logs or got_scenes < want_scenes):
-            drive = pending.pop()
-            left = max(want_logs - got_logs, 1)
-            most = min(config.most_scenes_a_log, max(3, -(-(want_scenes - got_scenes) // left)))
-            chosen = _scene_frames(run, drive, rng, most)
-            if len(chosen) < min(3, most):
-                continue
-            write_log(folder / "openscene" / "navsim_logs" / part / f"{drive.log_name}.pkl", log_frames(run, drive))
-            _draw(folder / "openscene", part, run, drive, chosen, systems, drawing, config.cameras)
-            kept.append(Kept(split=split, log_name=drive.log_name, town=town.name, tokens=tuple(frame_token(run, drive, drive.first + frame) for frame in chosen)))
-            got_logs, got_scenes = got_logs + 1, got_scenes + len(chosen)
+        while pending and got_logs < want_logs:
+            most = -(-(want_scenes - got_scenes) // (want_logs - got_logs))
+            log = _log(job, run, pending.pop(), split, rng, int(np.clip(most, 1, config.most_scenes_a_log)), drawing)
+            if log is not None:
+                kept.append(log)
+                got_logs, got_scenes = got_logs + 1, got_scenes + len(log.tokens)
+        if got_logs < want_logs:
+            raise RuntimeError(f"town {town.name}, run {task.name}: {got_logs} logs for {split}, {want_logs} are needed")
     return kept
 
 
-def _scene_frames(run: Run, drive: Drive, rng: np.random.Generator, most: int) -> list[int]:
+def _log(job: Job, run: Run, drive: Drive, split: str, rng: np.random.Generator, most: int, drawing: Stage | None) -> Kept | None:
+    """Write a drive's log and pictures if at least `LEAST_SCENES` (or `most`, if fewer) scenes of it are worth it."""
     track = run.tracks[drive.track]
     ego = ego_motion(track)
     rows = np.arange(drive.first, drive.last + 1) * FRAME_STEPS - track.first
     poses = np.stack((ego.x[rows], ego.y[rows], ego.heading[rows]), -1)
-    return spaced([int(frame) for frame in rng.permutation(np.flatnonzero(promising(poses, ego.speed[rows])))], most, lambda frame: True)
+    candidates = drawn(rng, likelihoods(poses, ego.speed[rows], ego.acceleration[rows]))
+    sample = int(rng.integers(HISTORY, len(rows) - FUTURE))
+    if len(candidates) < min(LEAST_SCENES, most):
+        return None
+    openscene, part = job.folder / "openscene", "test" if split == "test" else "trainval"
+    path = openscene / "navsim_logs" / part / f"{drive.log_name}.pkl"
+    frames = log_frames(run, drive)
+    write_log(path, frames)
+    tokens = [str(frame["token"]) for frame in frames]
+    wanted = {*candidates, sample} if split == "test" else set(candidates)
+    chosen = SceneFilter(tokens=tuple(tokens[frame] for frame in sorted(wanted)))
+    moments = {scene.token: (scene, previous) for scene, previous in log_moments(path, _maps(job.folder / "maps"), chosen, openscene)}
+    ready: dict[str, PreparedScene] = {}
+
+    def worth(frame: int) -> bool:
+        scene, previous = moments[tokens[frame]]
+        ready[scene.token] = prepared(scene)
+        return worth_keeping(scene, ready[scene.token], previous)
+
+    picked = spaced(candidates[: TRIES * most], most, worth)
+    scenes = [tokens[frame] for frame in picked]
+    if len(scenes) < min(LEAST_SCENES, most):
+        path.unlink()
+        return None
+    tried = len(ready)
+    before, after, met = (), (), ()
+    if split == "test":
+        before = (_baselines(moments[tokens[sample]], prepared(moments[tokens[sample]][0])),)
+        after = tuple(_baselines(moments[token], ready[token]) for token in scenes)
+        met = tuple(situations(ready[token]) for token in scenes)
+    _draw(openscene, part, run, drive, picked, job.systems, drawing, job.config.cameras)
+    return Kept(
+        split=split,
+        log_name=drive.log_name,
+        town=run.town.name,
+        tokens=tuple(scenes),
+        tried=tried,
+        before=before,
+        after=after,
+        situations=met,
+    )
+
+
+def _baselines(moment: tuple[Scene, Scene | None], ready: PreparedScene) -> SubScores:
+    return baseline_scores(ROWS, moment[0], ready, moment[1], human_filter=True)
 
 
 def _draw(
-    openscene: Path, part: str, run: Run, drive: Drive, chosen: list[int], systems: tuple[tuple[int, int], ...], drawing: Stage | None, cameras: tuple[str, ...]
+    openscene: Path,
+    part: str,
+    run: Run,
+    drive: Drive,
+    chosen: list[int],
+    systems: tuple[tuple[int, int], ...],
+    drawing: Stage | None,
+    cameras: tuple[str, ...],
 ) -> None:
     """Write a log's footage, and the pictures of its scenes and of the frames before them."""
     frames = sorted({drive.first + frame + shift for frame in chosen for shift in (-1, 0)})
@@ -222,25 +312,45 @@ def make_world(folder: Path, seed: int = 0, logs: int | None = None, cameras: tu
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
         towns = config.known_towns + config.unseen_towns
-        with multiprocessing.get_context("fork").Pool(config.processes) as pool:
-            made = pool.map(_make_town, [(folder, work, seed, number, towns) for number in range(towns)], chunksize=1)
+        fork = multiprocessing.get_context("fork")
+        with fork.Pool(config.processes) as pool:
+            made = pool.map(_make_town, [(folder, work, seed, number) for number in range(towns)], chunksize=1)
             cities = [(folder / "maps", city, [town for town, _ in made if town.city == city]) for city in sorted(CITIES)]
-            pool.map(_write_city, cities, chunksize=1)
-            write_index(folder / "maps")
+            pool.starmap(write_city, cities, chunksize=1)
+        write_index(folder / "maps")
         print(f"towns and maps: {time.perf_counter() - begin:.1f} s", flush=True)
-        jobs = [(folder, work, config, task, number, *made[task.town]) for number, task in enumerate(tasks(config))]
-        with multiprocessing.get_context("fork").Pool(config.processes) as pool:
-            results = pool.map(_run_task, jobs, chunksize=1)
-    logs_of = {split: sorted((log for result in results for log in result if log.split == split), key=lambda log: log.log_name) for split in ("train", "val", "test")}
-    for split, members in logs_of.items():
-        write_split(folder / "splits" / f"{split}.yaml", members)
-    unseen = {made[number][0].name for number in range(config.known_towns, towns)}
-    summary = {
-        "config": asdict(config),
-        "logs": {split: len(members) for split, members in logs_of.items()},
-        "scenes": {split: sum(len(log.tokens) for log in members) for split, members in logs_of.items()},
-        "unseen_logs": [log.log_name for log in logs_of["test"] if log.town in unseen],
-    }
+        jobs = [
+            Job(folder=folder, work=work, config=config, task=task, number=number, town=made[task.town][0], systems=made[task.town][1])
+            for number, task in enumerate(tasks(config))
+        ]
+        with fork.Pool(config.processes) as pool:
+            kept = [log for logs in pool.map(_run, jobs, chunksize=1) for log in logs]
+    unseen = {town.name for town, _ in made[config.known_towns :]}
+    summary = _summary(config, sorted(kept, key=lambda log: log.log_name), unseen)
+    for split in SPLITS:
+        write_split(folder / "splits" / f"{split}.yaml", sorted((log for log in kept if log.split == split), key=lambda log: log.log_name))
     (folder / "world.json").write_text(json.dumps(summary, indent=1) + "\n")
+    for title in ("before", "after"):
+        print(printed_table(f"{title} selection", summary["baselines"][title]))
+    print(f"situations in test: {summary['situations']}; constant velocity below 1: {summary['constant_velocity_below_one']}")
     print(f"world: {summary['logs']} logs, {summary['scenes']} scenes in {time.perf_counter() - begin:.1f} s", flush=True)
     return summary
+
+
+def _summary(config: WorldConfig, logs: list[Kept], unseen: set[str]) -> dict[str, Any]:
+    """What world.json holds: settings, counts, baselines on test before and after selection, and what makes its scenes hard."""
+    after = [scores for log in logs for scores in log.after]
+    met = [row for log in logs for row in log.situations]
+    row = ROWS.index("constant_velocity")
+    return {
+        "config": asdict(config),
+        "logs": {split: sum(log.split == split for log in logs) for split in SPLITS},
+        "scenes": {split: sum(len(log.tokens) for log in logs if log.split == split) for split in SPLITS},
+        "tried": sum(log.tried for log in logs),
+        "baselines": {"before": table_rows([scores for log in logs for scores in log.before]), "after": table_rows(after)},
+        "situations": {name: round(float(np.mean([scene[name] for scene in met])), 3) for name in SITUATIONS},
+        "constant_velocity_below_one": {
+            name: round(float(np.mean([getattr(scores, name)[row] < 1 for scores in after])), 3) for name in SUB_SCORE_NAMES
+        },
+        "unseen_logs": [log.log_name for log in logs if log.split == "test" and log.town in unseen],
+    }

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from jaxtyping import Bool, Float
+from jaxtyping import Float
 
 from irlvla.baselines import BASELINES
 from irlvla.data.features import poses_in_ego
@@ -18,32 +18,48 @@ HUMAN_FROM = 0.8
 ROWS = ("human", "pdm_closed", *BASELINES)
 """Plans that need no policy, in the order of `baseline_scores`."""
 SITUATIONS = ("red_light", "turn", "slow_lead")
+HARD = 1.9
+"""Acceleration either way that counts as hard, m/s2."""
 AHEAD = 40.0
 TURN = 0.25
 """Heading change of the human over 4 s that counts as a turn or bend, rad."""
 
 
-def promising(poses: Float[np.ndarray, "frames 3"], speeds: Float[np.ndarray, "frames"]) -> Bool[np.ndarray, "frames"]:
-    """Frames of a log at which constant velocity probably fails, judged by the human's path alone.
+def likelihoods(
+    poses: Float[np.ndarray, "frames 3"], speeds: Float[np.ndarray, "frames"], accelerations: Float[np.ndarray, "frames"]
+) -> Float[np.ndarray, "frames"]:
+    """How eagerly each frame of a log should be tried as a scene, judged by the human's motion alone (no score, no policy).
 
     Args:
         poses: x, y, heading of the ego at each 2 Hz frame.
         speeds: m/s.
+        accelerations: m/s2.
 
     Returns:
-        True where a window with its previous frame fits and the ego turns off the straight line by 1.5 m or more within 4 s, or
-        stays 4 m or more behind constant velocity; never where it hardly moves.
+        0 where no window with its previous frame fits, where the ego hardly moves, or where constant velocity would do: within 4 s
+        less than 1.5 m off the straight line, at most 4 m behind and 8 m ahead of constant velocity. Else 1, 2.5 times that for braking,
+        and six times that in hard braking or accelerating, which are rare.
     """
     frames = len(poses)
-    hard = np.zeros(frames, bool)
+    weights = np.zeros(frames)
     now = np.arange(HISTORY, frames - FUTURE)
     offset = poses[now + POSES, :2] - poses[now, :2]
     cosine, sine = np.cos(poses[now, 2]), np.sin(poses[now, 2])
     ahead, aside = cosine * offset[:, 0] + sine * offset[:, 1], cosine * offset[:, 1] - sine * offset[:, 0]
     behind = speeds[now] * 0.5 * POSES - ahead
     moving = (speeds[now] > 0.5) | (np.hypot(ahead, aside) > 3.0)
-    hard[now] = moving & ((np.abs(aside) > 1.5) | (behind > 4.0))
-    return hard
+    hard = moving & ((np.abs(aside) > 1.5) | (behind > 4.0) | (behind < -8.0))
+    weights[now] = hard * np.where(behind > 4.0, 2.5, 1.0) * np.where(np.abs(accelerations[now]) > HARD, 6.0, 1.0)
+    return weights
+
+
+def drawn(rng: np.random.Generator, weights: Float[np.ndarray, "frames"]) -> list[int]:
+    """All frames of weight above 0 in a random order that prefers heavy ones.
+
+    Source: Efraimidis and Spirakis, weighted sampling without replacement (2006).
+    """
+    frames = np.flatnonzero(weights > 0)
+    return [int(frame) for frame in frames[np.argsort(rng.exponential(size=len(frames)) / weights[frames], kind="stable")]]
 
 
 def spaced(candidates: Sequence[int], most: int, accepts: Callable[[int], bool], spacing: int = SPACING) -> list[int]:
@@ -71,43 +87,59 @@ def logged_plan(scene: Scene, frame: int) -> Float[np.ndarray, "8 3"]:
     return poses_in_ego(scene.ego_poses[frame], scene.ego_poses[frame + 1 : frame + 1 + POSES])
 
 
-def baseline_plans(scene: Scene, prepared: PreparedScene, previous: Scene | None) -> tuple[np.ndarray, np.ndarray | None]:
-    """Plans of `ROWS` now and 0.5 s ago.
+def baseline_plan(name: str, scene: Scene, frame: int, prepared: PreparedScene | None) -> Float[np.ndarray, "8 3"]:
+    """The plan of one of `ROWS` at a frame of a scene, in that frame's ego frame.
 
     Args:
+        name: One of `ROWS`.
+        scene: The scene.
+        frame: Index of the frame, with three before it and, for the human, eight after it.
+        prepared: The scene prepared for that frame; only PDM-Closed looks at it.
+
+    Raises:
+        ValueError: PDM-Closed was asked for without a prepared scene.
+    """
+    if name == "human":
+        return logged_plan(scene, frame)
+    if name in BASELINES:
+        return BASELINES[name](states_until(scene, frame))
+    if prepared is None:
+        raise ValueError(f"scene {scene.token}: the plan {name!r} needs the prepared scene")
+    return poses_in_ego(prepared.ego_state[:3], prepared.reference_poses[5 : 5 * POSES + 1 : 5])
+
+
+def baseline_scores(names: Sequence[str], scene: Scene, prepared: PreparedScene, previous: Scene | None, human_filter: bool) -> SubScores:
+    """Sub-scores of plans that need no policy.
+
+    Args:
+        names: Some of `ROWS`.
         scene: The scene.
         prepared: The same, prepared.
-        previous: The window one frame earlier, None if the log has none.
+        previous: The window one frame earlier, for EC; None if the log has none.
+        human_filter: Whether what the human fails is forgiven.
 
     Returns:
-        Plans (rows, 8, 3) in the ego frame, and the earlier plans in the earlier one, or None. PDM-Closed's earlier plan is
-        not made (that would cost a second preparation): it is the present one, so that its EC is not to be used.
+        One entry a name. EC of PDM-Closed is left undefined: its earlier plan would cost a second preparation.
     """
-    reference = poses_in_ego(prepared.ego_state[:3], prepared.reference_poses[5 : 5 * POSES + 1 : 5])
-    now = [prepared.human_poses, reference, *(plan(prepared.past_states) for plan in BASELINES.values())]
-    if previous is None:
-        return np.stack(now), None
-    history = states_until(previous, HISTORY - 1)
-    before = [logged_plan(previous, HISTORY - 1), reference, *(plan(history) for plan in BASELINES.values())]
-    return np.stack(now), np.stack(before)
+    now = np.stack([baseline_plan(name, scene, HISTORY - 1, prepared) for name in names])
+    before = None
+    if previous is not None:
+        before = np.stack(
+            [now[row] if name == "pdm_closed" else baseline_plan(name, previous, HISTORY - 1, None) for row, name in enumerate(names)]
+        )
+    scores = sub_scores(prepared, now, prev_poses=before, human_filter=human_filter)
+    defined = np.where(np.array(names) == "pdm_closed", 0.0, scores.ec_defined)
+    rest = {name: getattr(scores, name) for name in SUB_SCORE_NAMES if name != "ec"}
+    return SubScores(**rest, ec=scores.ec * defined, ec_defined=defined)
 
 
-def baseline_scores(scene: Scene, prepared: PreparedScene, previous: Scene | None, human_filter: bool) -> SubScores:
-    """Sub-scores of `ROWS`; EC of PDM-Closed counts as 1."""
-    plans, before = baseline_plans(scene, prepared, previous)
-    scores = sub_scores(prepared, plans, prev_poses=before, human_filter=human_filter)
-    ec = np.array(scores.ec)
-    ec[ROWS.index("pdm_closed")] = 1.0
-    return SubScores(**{name: getattr(scores, name) for name in (*SUB_SCORE_NAMES, "ec_defined") if name != "ec"}, ec=ec)
-
-
-def worth_keeping(scores: SubScores) -> bool:
+def worth_keeping(scene: Scene, prepared: PreparedScene, previous: Scene | None) -> bool:
     """Whether a scene is hard and fair: constant velocity's unfiltered EPDMS below 0.8, the human's at least that.
 
     Source: NAVSIM's navtrain and navtest drop what constant velocity solves or the human fails.
     """
-    total = epdms(scores)
-    return bool(total[ROWS.index("constant_velocity")] < CONSTANT_VELOCITY_BELOW and total[ROWS.index("human")] >= HUMAN_FROM)
+    constant_velocity, human = epdms(baseline_scores(("constant_velocity", "human"), scene, prepared, previous, human_filter=False))
+    return bool(constant_velocity < CONSTANT_VELOCITY_BELOW and human >= HUMAN_FROM)
 
 
 def situations(prepared: PreparedScene) -> dict[str, bool]:
@@ -138,11 +170,15 @@ def situations(prepared: PreparedScene) -> dict[str, bool]:
 
 
 def table_rows(scores: Sequence[SubScores]) -> list[dict[str, object]]:
-    """Mean EPDMS and sub-scores of `ROWS` over scenes, in 0..100."""
+    """Mean EPDMS and sub-scores of `ROWS` over scenes, in 0..100; EC over the scenes that define it, NaN-free: 0 if none does."""
     rows: list[dict[str, object]] = []
     for number, name in enumerate(ROWS):
         means = {part: 100 * float(np.mean([getattr(score, part)[number] for score in scores])) for part in SUB_SCORE_NAMES}
-        rows.append({"policy": name, "scenes": len(scores), "epdms": 100 * float(np.mean([epdms(score)[number] for score in scores])), **means})
+        defined = sum(float(score.ec_defined[number]) for score in scores)
+        means["ec"] = 100 * float(sum(score.ec[number] for score in scores)) / max(defined, 1.0)
+        rows.append(
+            {"policy": name, "scenes": len(scores), "epdms": 100 * float(np.mean([epdms(score)[number] for score in scores])), **means}
+        )
     return rows
 
 

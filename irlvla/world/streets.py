@@ -191,7 +191,7 @@ def _drawn_plan(name: str, shape: str, rng: np.random.Generator) -> StreetPlan:
         priorities.append(3 if wide else 1)
         parking.append((bool(rng.random() < 0.4), bool(rng.random() < 0.4)))
     degree = [sum(node in pair for pair in ends) for node in used]
-    lights = tuple(bool(count >= 3 and rng.random() < 0.6) for count in degree)
+    lights = tuple(bool(count >= 3 and rng.random() < 0.72) for count in degree)
     return StreetPlan(
         name=name,
         nodes=nodes[used],
@@ -266,7 +266,7 @@ def write_net(plan: StreetPlan, folder: Path) -> Path:
         "--default.junctions.radius": 13,
         "--junctions.corner-detail": 6,
         "--junctions.internal-link-detail": 12,
-        "--junctions.limit-turn-speed": 1.4,
+        "--junctions.limit-turn-speed": 1.9,
         "--junctions.limit-turn-speed.min-angle": 5,
         "--no-turnarounds": "true",
         "--tls.yellow.time": 4,
