@@ -115,7 +115,7 @@ def scene_tables(store: Store, indices: Indices, plans: Mapping[str, Plans]) -> 
     for name, plan in plans.items():
         groups.setdefault((plan.poses.shape[1], plan.previous is None), []).append(name)
 
-    def scored(row: int) -> dict[str, tuple[SubScores, np.ndarray]]:
+    def scored(row: int) -> dict[str, tuple[SubScores, int]]:
         scene = store.prepared(int(indices[row]))
         answers = {}
         for (_, alone), names in groups.items():

@@ -12,7 +12,9 @@ LOGS = tuple(f"log{index // 3}" for index in range(12))
 def table(policy, epdms, tokens=TOKENS):
     values = {name: np.ones(len(tokens)) for name in (*SUB_SCORE_NAMES, "ade", "fde")}
     values["ec"] = np.where(np.arange(len(tokens)) % 2, 1.0, np.nan)
-    return SceneTable(policy=policy, tokens=tokens, log_names=LOGS[: len(tokens)], values=values | {"epdms": np.asarray(epdms, dtype=float)})
+    return SceneTable(
+        policy=policy, tokens=tokens, log_names=LOGS[: len(tokens)], values=values | {"epdms": np.asarray(epdms, dtype=float)}
+    )
 
 
 def test_a_row_is_in_percent_and_leaves_undefined_comfort_out():
