@@ -118,7 +118,7 @@ def scene_cache(
             if policy.birds_eye is None:
                 continue
             with torch.inference_mode():
-                seen = policy.see(torch.from_numpy(np.ascontiguousarray(features.images)).to(policy.scale.device))
+                seen = policy.see(torch.from_numpy(np.ascontiguousarray(features.images)).to(policy.scale.device)).scene
             if tokens is None or grid is None:
                 tokens = _array(folder, "tokens", (len(indices), *seen.tokens.shape[1:]))
                 grid = _array(folder, "grid", (len(indices), *seen.grid.shape[1:]))

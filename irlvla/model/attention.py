@@ -15,7 +15,7 @@ def feed_forward(inputs: int, inner: int, outputs: int) -> nn.Sequential:
 
 
 class CrossAttention(nn.Module):
-    """Queries attend to a memory whose keys and values are computed once a scene."""
+    """Queries attend to a memory whose keys and values are computed once a scene; it starts as the identity."""
 
     def __init__(self, width: int, memory_width: int, heads: int = 4) -> None:
         super().__init__()
@@ -24,6 +24,8 @@ class CrossAttention(nn.Module):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(memory_width, 2 * width)
         self.out = nn.Linear(width, width)
+        nn.init.zeros_(self.out.weight)
+        nn.init.zeros_(self.out.bias)
 
     def memory(self, tokens: Float[Tensor, "scenes tokens memory_width"]) -> Float[Tensor, "2 scenes heads tokens head_width"]:
         scenes, count, _ = tokens.shape
@@ -41,10 +43,10 @@ class CrossAttention(nn.Module):
 def grid_lookup(
     grid: Float[Tensor, "scenes channels rows columns"], points: Float[Tensor, "scenes queries points 2"]
 ) -> Float[Tensor, "scenes queries points_channels"]:
-    """Bird's-eye features at points in the ego frame (m), bilinear, zero outside; all points of a query side by side."""
+    """Bird's-eye features at points in the ego frame (m), squashed to (-1, 1), bilinear, 0 outside; a query's points side by side."""
     x = (points[..., 0] - GRID_BACK) / GRID_SIZE * 2 - 1
     y = (points[..., 1] - GRID_SIDE) / GRID_SIZE * 2 - 1
-    found = functional.grid_sample(grid.float(), torch.stack([y, x], dim=-1), align_corners=False)
+    found = functional.grid_sample(torch.tanh(0.5 * grid.float()), torch.stack([y, x], dim=-1), align_corners=False)
     return found.permute(0, 2, 3, 1).flatten(2)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from irlvla.model.attention import CrossAttention, feed_forward, footprints, grid_lookup
-from irlvla.model.bev import BirdsEye, BirdsEyeConfig, SceneTokens
+from irlvla.model.bev import BirdsEye, BirdsEyeConfig, SceneTokens, Seen
 from irlvla.model.diffusion import DiffusionConfig, alphas_cumprod, noisy, previous_mean
 from irlvla.model.vision import ImageEncoder, VisionConfig
 
@@ -77,6 +77,8 @@ class PlannerLayer(nn.Module):
         self.out_norm = nn.LayerNorm(width)
         self.residual = nn.Linear(width, 24)
         self.confidence = feed_forward(width, width, 1)
+        if self.lookup is not None:
+            nn.init.zeros_(self.lookup.weight)
         nn.init.zeros_(self.residual.weight)
         nn.init.zeros_(self.residual.bias)
 
@@ -123,10 +125,8 @@ class Policy(nn.Module):
     def in_metres(self, poses: Float[Tensor, "*batch 8 3"]) -> Float[Tensor, "*batch 8 3"]:
         return poses * self.scale + self.offset
 
-    def see(
-        self, images: UInt8[Tensor, "scenes views height width 3"], gain: Tensor | None = None, bias: Tensor | None = None
-    ) -> SceneTokens:
-        """Scene tokens of pictures (the vision part alone)."""
+    def see(self, images: UInt8[Tensor, "scenes views height width 3"], gain: Tensor | None = None, bias: Tensor | None = None) -> Seen:
+        """What the vision part makes of pictures; `gain` and `bias` change their colours."""
         return self.birds_eye(self.encoder(images, gain, bias))
 
     def remember(self, scene: SceneTokens | None, ego_history: Float[Tensor, "scenes 4 7"], command: Float[Tensor, "scenes 4"]) -> Memory:

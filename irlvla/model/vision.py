@@ -4,10 +4,11 @@ A picture is cut into 4 x 4 patches, which one matrix product embeds (no convolu
 the picture); two strided stages with residual blocks follow. Channels last, bfloat16 under autocast.
 """
 
+import math
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -19,13 +20,13 @@ class View:
     """One picture of a moment: a pinhole camera's nominal place and opening.
 
     `tangent_x` and `tangent_y` are the tangents of half the horizontal and vertical field of view; yaw in rad, left
-    positive; height above the ground in m. Only position embeddings use these, so nominal values do.
+    positive; place in the ego frame in m, z above the ground.
     """
 
     yaw: float
     tangent_x: float
     tangent_y: float
-    height: float = 1.6
+    place: tuple[float, float, float]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,10 +34,10 @@ class VisionConfig:
     """The image encoder. `views` in the order of the store's pictures: F0, the middle half of F0, L0, R0."""
 
     views: tuple[View, ...] = (
-        View(yaw=0.0, tangent_x=0.625, tangent_y=0.35),
-        View(yaw=0.0, tangent_x=0.3125, tangent_y=0.175),
-        View(yaw=0.96, tangent_x=0.73, tangent_y=0.41),
-        View(yaw=-0.96, tangent_x=0.73, tangent_y=0.41),
+        View(yaw=0.0, tangent_x=0.6249, tangent_y=0.3515, place=(1.65, 0.0, 1.6)),
+        View(yaw=0.0, tangent_x=0.3124, tangent_y=0.1757, place=(1.65, 0.0, 1.6)),
+        View(yaw=0.9599, tangent_x=0.7813, tangent_y=0.4395, place=(1.55, 0.5, 1.6)),
+        View(yaw=-0.9599, tangent_x=0.7813, tangent_y=0.4395, place=(1.55, -0.5, 1.6)),
     )
     picture_height: int = 96
     picture_width: int = 176
@@ -67,8 +68,16 @@ class ResidualBlock(nn.Module):
         return values + self.second(functional.relu(self.norm(self.first(values))))
 
 
+@dataclass(frozen=True, slots=True)
+class ImageFeatures:
+    """Feature maps of every picture: `fine` at 1/8 of its resolution (it has seen `coarse` too), `coarse` at 1/16."""
+
+    fine: Float[Tensor, "scenes views fine_width fine_rows fine_columns"]
+    coarse: Float[Tensor, "scenes views coarse_width coarse_rows coarse_columns"]
+
+
 class ImageEncoder(nn.Module):
-    """Pictures to feature maps at 1/16 of their resolution."""
+    """Pictures to feature maps at 1/8 and 1/16 of their resolution."""
 
     def __init__(self, config: VisionConfig) -> None:
         super().__init__()
@@ -81,6 +90,7 @@ class ImageEncoder(nn.Module):
             for width, count in zip(config.widths[1:], config.blocks, strict=True)
         )
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in config.widths[1:])
+        self.lateral = nn.Conv2d(third, second, 1)
         self.to(memory_format=torch.channels_last)
 
     def forward(
@@ -88,7 +98,7 @@ class ImageEncoder(nn.Module):
         images: UInt8[Tensor, "scenes views height width 3"],
         gain: Float[Tensor, "scenes 3"] | None = None,
         bias: Float[Tensor, "scenes 3"] | None = None,
-    ) -> Float[Tensor, "scenes views channels rows columns"]:
+    ) -> ImageFeatures:
         """Feature maps of every picture. `gain` and `bias` change the colours of a scene's pictures (augmentation)."""
         scenes, views, height, width = images.shape[:4]
         rows, columns = height // PATCH, width // PATCH
@@ -102,15 +112,16 @@ class ImageEncoder(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16):
             values = torch.baddbmm(offsets[:, None].to(torch.bfloat16), values, weights.to(torch.bfloat16))
             values = functional.relu(values).view(scenes * views, rows, columns, -1).permute(0, 3, 1, 2)
-            for down, norm, stage in zip(self.down, self.norms, self.stages, strict=True):
-                values = stage(functional.relu(norm(down(values))))
-        return values.reshape(scenes, views, *values.shape[1:])
+            fine = self.stages[0](functional.relu(self.norms[0](self.down[0](values))))
+            coarse = self.stages[1](functional.relu(self.norms[1](self.down[1](fine))))
+            fine = fine + functional.interpolate(self.lateral(coarse), size=fine.shape[2:], mode="nearest")
+        return ImageFeatures(fine.unflatten(0, (scenes, views)), coarse.unflatten(0, (scenes, views)))
 
 
 def token_rays(config: VisionConfig) -> Float[Tensor, "tokens features"]:
     """Where each image token looks: sines of where its ray meets the ground, of its azimuth and of its elevation.
 
-    Rays at or above the horizon meet the "ground" at 80 m.
+    Rays at or above the horizon meet the "ground" at 80 m. The camera's place beside the ego's middle is left out.
     """
     features = []
     rows, columns = config.token_rows, config.token_columns
@@ -120,9 +131,19 @@ def token_rays(config: VisionConfig) -> Float[Tensor, "tokens features"]:
         down, right = torch.meshgrid(down, right, indexing="ij")
         azimuth = view.yaw - torch.atan(right)
         elevation = torch.atan2(-down, torch.hypot(torch.ones_like(right), right))
-        distance = torch.where(elevation < -0.02, view.height / torch.tan(-elevation).clamp(min=0.02), torch.tensor(80.0)).clamp(max=80.0)
+        distance = torch.where(elevation < -0.02, view.place[2] / torch.tan(-elevation).clamp(min=0.02), torch.tensor(80.0)).clamp(max=80.0)
         features.append(place_features(distance, azimuth, elevation).flatten(0, 1))
     return torch.cat(features)
+
+
+def projected(view: View, points: Float[Tensor, "points 3"]) -> tuple[Float[Tensor, "points 2"], Bool[Tensor, "points"]]:
+    """Where points of the ego frame (m) appear in a view: x right and y down in [-1, 1], and which of them do at all."""
+    offset = points - torch.tensor(view.place)
+    forward = offset[:, 0] * math.cos(view.yaw) + offset[:, 1] * math.sin(view.yaw)
+    left = offset[:, 1] * math.cos(view.yaw) - offset[:, 0] * math.sin(view.yaw)
+    depth = forward.clamp(min=0.1)
+    place = torch.stack([-left / depth / view.tangent_x, -offset[:, 2] / depth / view.tangent_y], dim=1)
+    return place, (forward > 0.5) & (place.abs() <= 1).all(1)
 
 
 def place_features(

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from irlvla import run
 from irlvla.data.store import Store
-from irlvla.model.bev import map_loss
+from irlvla.model.bev import ahead_loss, map_loss
 from irlvla.model.diffusion import k_means, noisy, normaliser_of
 from irlvla.model.policy import Policy, PolicyConfig, planner_loss
 from irlvla.rollout import ego_inputs, scene_cache
@@ -33,7 +33,8 @@ class ImitationConfig:
     weight_decay: float = 1e-4
     warmup: int = 50
     average_decay: float = 0.995
-    map_weight: float = 2.0
+    map_weight: float = 4.0
+    ahead_weight: float = 0.5
     map_positive: tuple[float, float, float, float] = (1.0, 1.5, 3.0, 3.0)
     shift: int = 4
     colour: float = 0.1
@@ -164,16 +165,17 @@ def _loss(
         )
         bias = config.colour * torch.randn(batch, 1, generator=generator).expand(-1, 3)
         images = _shifted(images, config.shift, generator)
-        scene = policy.see(images.to(device), gain.to(device), bias.to(device))
-        extra = map_loss(scene.grid, maps.to(device), config.map_positive)
-        parts["maps"] = extra.detach()
+        seen = policy.see(images.to(device), gain.to(device), bias.to(device))
+        scene, maps = seen.scene, maps.to(device)
+        parts["maps"], parts["ahead"] = map_loss(scene.grid, maps, config.map_positive), ahead_loss(seen.ahead, maps)
+        extra = config.map_weight * parts["maps"] + config.ahead_weight * parts["ahead"]
     memory = policy.remember(scene, moment.ego_history.to(device), moment.command.to(device))
     anchor = torch.arange(count, device=device).expand(batch, -1)
     timestep = torch.randint(0, config.policy.diffusion.truncation, (batch, 1), generator=generator).expand(-1, count).to(device)
     noise = torch.randn(batch, count, 8, 3, generator=generator).to(device)
     state = noisy(policy.anchors.expand(batch, -1, -1, -1), noise, policy.alphas[timestep])
     loss, planner = planner_loss(policy, policy.denoise(memory, state, timestep, anchor), moment.human.to(device))
-    return loss + config.map_weight * extra, {"loss": loss.detach(), **planner, **parts}
+    return loss + extra, {"loss": loss.detach(), **planner, **{name: part.detach() for name, part in parts.items()}}
 
 
 def pictures(store: Store, pairs: np.ndarray) -> tuple[Tensor, Tensor]:

@@ -4,9 +4,10 @@ import pytest
 import torch
 
 from irlvla.model.attention import footprints, grid_lookup
-from irlvla.model.policy import PolicyConfig, Policy, focal_loss, nearest_anchor, planner_loss
+from irlvla.model.bev import ahead_classes
+from irlvla.model.policy import Policy, PolicyConfig, focal_loss, nearest_anchor, planner_loss
 from irlvla.model.reward_world_model import RewardWorldModel, RewardWorldModelConfig, expected, resampled, reward_loss
-from irlvla.model.vision import ImageEncoder, VisionConfig, token_rays
+from irlvla.model.vision import ImageEncoder, VisionConfig, projected, token_rays
 from irlvla.score.epdms import epdms
 
 from ..stand_in import POLICY
@@ -32,13 +33,13 @@ def test_a_fresh_planner_returns_its_anchors():
     policy, images, history, command = policy_and_inputs()
     for layer in policy.layers:
         torch.nn.init.zeros_(layer.residual.weight)
-    plans = policy.deployed(policy.remember(policy.see(images), history, command)).clean
+    plans = policy.deployed(policy.remember(policy.see(images).scene, history, command)).clean
     torch.testing.assert_close(plans, policy.anchors.expand(3, -1, -1, -1))
 
 
 def test_anchors_do_not_see_each_other():
     policy, images, history, command = policy_and_inputs()
-    memory = policy.remember(policy.see(images), history, command)
+    memory = policy.remember(policy.see(images).scene, history, command)
     every = torch.arange(4).expand(3, -1)
     both = policy.denoise(memory, policy.start(every), torch.full_like(every, 8), every)[-1]
     one = policy.denoise(memory, policy.start(every[:, 2:3]), torch.full((3, 1), 8), every[:, 2:3])[-1]
@@ -48,7 +49,7 @@ def test_anchors_do_not_see_each_other():
 
 def test_a_chain_step_by_step_is_the_deployed_chain_and_the_plan_is_its_most_confident_anchor():
     policy, images, history, command = policy_and_inputs()
-    memory = policy.remember(policy.see(images), history, command)
+    memory = policy.remember(policy.see(images).scene, history, command)
     every = torch.arange(4).expand(3, -1)
     state, made = policy.step_mean(memory, policy.start(every), torch.zeros_like(every), every)
     final, _ = policy.step_mean(memory, state, torch.ones_like(every), every)
@@ -60,8 +61,8 @@ def test_a_chain_step_by_step_is_the_deployed_chain_and_the_plan_is_its_most_con
 
 def test_scenes_of_a_batch_do_not_influence_each_other():
     policy, images, history, command = policy_and_inputs()
-    whole = policy.plan(policy.remember(policy.see(images), history, command))
-    alone = policy.plan(policy.remember(policy.see(images[1:2]), history[1:2], command[1:2]))
+    whole = policy.plan(policy.remember(policy.see(images).scene, history, command))
+    alone = policy.plan(policy.remember(policy.see(images[1:2]).scene, history[1:2], command[1:2]))
     torch.testing.assert_close(whole[1:2], alone, rtol=0.05, atol=0.05)
 
 
@@ -75,7 +76,7 @@ def test_colours_changed_in_the_stem_are_colours_changed_in_the_picture():
     encoder = ImageEncoder(VisionConfig(picture_height=32, picture_width=48, widths=(8, 8, 8))).eval()
     images = torch.randint(30, 60, (2, 4, 32, 48, 3), dtype=torch.uint8)
     gain, bias = torch.full((2, 3), 2.0), torch.full((2, 3), 2.0)
-    torch.testing.assert_close(encoder(images, gain, bias), encoder(images * 2), rtol=0.1, atol=0.1)
+    torch.testing.assert_close(encoder(images, gain, bias).coarse, encoder(images * 2).coarse, rtol=0.1, atol=0.1)
 
 
 def test_the_grid_is_looked_up_where_the_ego_frame_says():
@@ -83,13 +84,30 @@ def test_the_grid_is_looked_up_where_the_ego_frame_says():
     grid[0, 0, 10, 20] = 1.0
     centre = torch.tensor([-8.0 + 2 * 10.5, -32.0 + 2 * 20.5])
     found = grid_lookup(grid, torch.stack([centre, centre + torch.tensor([2.0, 0.0]), torch.tensor([500.0, 0.0])])[None, None])
-    torch.testing.assert_close(found[0, 0], torch.tensor([1.0, 0.0, 0.0]))
+    torch.testing.assert_close(found[0, 0], torch.tensor([float(torch.tanh(torch.tensor(0.5))), 0.0, 0.0]))
 
 
 def test_footprints_turn_with_the_car():
     poses = torch.tensor([[[[10.0, 5.0, torch.pi / 2]]]])
     points = footprints(poses, torch.tensor([[4.0, 1.0]]))
     torch.testing.assert_close(points[0, 0, 0], torch.tensor([9.0, 9.0]))
+
+
+def test_a_point_on_the_ground_ahead_appears_below_the_middle_and_one_behind_does_not():
+    front, left = VisionConfig().views[0], VisionConfig().views[2]
+    place, shown = projected(front, torch.tensor([[11.65, 0.0, 0.0], [11.65, 1.0, 1.6], [-5.0, 0.0, 0.0]]))
+    torch.testing.assert_close(place[0], torch.tensor([0.0, 0.16 / front.tangent_y]))
+    torch.testing.assert_close(place[1], torch.tensor([-0.1 / front.tangent_x, 0.0]))
+    assert shown.tolist() == [True, True, False]
+    place, shown = projected(left, torch.tensor([[1.55 + 5.735, 0.5 + 8.19, 1.6], [10.0, -9.0, 0.0]]))
+    assert abs(float(place[0, 0])) < 0.01 and shown.tolist() == [True, False]
+
+
+def test_distance_classes_follow_from_the_targets():
+    targets = torch.zeros(3, 4, 32, 32)
+    targets[0, 3, 20:, 15] = 1
+    targets[1, 2, 9, 16] = targets[1, 1, 9, 16] = targets[1, 2, 7, 3] = 1
+    assert ahead_classes(targets).tolist() == [[4, 6], [6, 1], [6, 6]]
 
 
 def test_rays_that_hit_the_ground_know_where():
@@ -101,7 +119,7 @@ def test_the_loss_counts_only_the_nearest_anchor():
     policy, images, history, command = policy_and_inputs()
     human = policy.in_metres(policy.anchors[1:2]).expand(3, -1, -1)
     assert nearest_anchor(policy, human).tolist() == [1, 1, 1]
-    memory = policy.remember(policy.see(images), history, command)
+    memory = policy.remember(policy.see(images).scene, history, command)
     every = torch.arange(4).expand(3, -1)
     outputs = policy.denoise(memory, policy.start(every), torch.full_like(every, 8), every)
     loss, parts = planner_loss(policy, outputs, human, regression=1.0, classification=0.0)
@@ -118,7 +136,7 @@ def test_expected_sub_scores_are_in_range_and_epdms_of_them_is_one_number_a_cand
     torch.manual_seed(0)
     policy, images, history, command = policy_and_inputs()
     model = RewardWorldModel(RewardWorldModelConfig(width=32, pose_width=16)).eval()
-    scene = policy.see(images)
+    scene = policy.see(images).scene
     poses = policy.in_metres(policy.anchors).expand(3, -1, -1, -1)
     scores = model.sub_scores(scene, history, command, poses, torch.ones(3, 4))
     assert scores.nc.shape == (3, 4) and bool((scores.ec_defined == 1).all())
@@ -131,7 +149,7 @@ def test_expected_sub_scores_are_in_range_and_epdms_of_them_is_one_number_a_cand
 def test_candidates_do_not_influence_each_other():
     policy, images, history, command = policy_and_inputs()
     model = RewardWorldModel(RewardWorldModelConfig(width=32, pose_width=16)).eval()
-    scene, poses = policy.see(images), policy.in_metres(policy.anchors).expand(3, -1, -1, -1)
+    scene, poses = policy.see(images).scene, policy.in_metres(policy.anchors).expand(3, -1, -1, -1)
     torch.testing.assert_close(
         model(scene, history, command, poses)["ep"][:, 1:2], model(scene, history, command, poses[:, 1:2])["ep"], rtol=1e-4, atol=1e-5
     )
