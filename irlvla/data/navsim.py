@@ -38,17 +38,8 @@ _FRAME_KEYS = (
     "ego2global_rotation", "ego_dynamic_state", "driving_command", "anns",
 )  # fmt: skip
 _BAD_PICKLE = (
-    pickle.UnpicklingError,
-    EOFError,
-    AttributeError,
-    ImportError,
-    IndexError,
-    KeyError,
-    TypeError,
-    ValueError,
-    OverflowError,
-    MemoryError,
-)
+    pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError, ValueError, ArithmeticError, MemoryError,
+)  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

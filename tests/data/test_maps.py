@@ -1,0 +1,156 @@
+import json
+import pickle
+
+import numpy as np
+import pytest
+import shapely
+
+from irlvla.data.maps import Maps, city_map, map_path
+from irlvla.lanes import near
+
+from .. import tiny
+
+
+def changed(layer, **columns):
+    """The tiny city's layers with other columns in one of them; None takes the column away."""
+    layers = tiny.table()
+    kind, fids, shapes, table = layers[layer]
+    table = {name: values for name, values in (table | columns).items() if values is not None}
+    return layers | {layer: (kind, fids, shapes, table)}
+
+
+def test_a_map_file_gives_the_lanes_and_the_graph_that_were_put_in(tmp_path):
+    tiny.write_maps(tmp_path)
+    found, expected = city_map(tmp_path, tiny.CITY), tiny.city(motion=(*tiny.ORIGIN, 0.0))
+    assert list(found.lanes) == list(expected.lanes) and list(found.roadblocks) == list(expected.roadblocks)
+    for name, lane in expected.lanes.items():
+        other = found.lanes[name]
+        assert (other.incoming, other.outgoing, other.roadblock_id) == (lane.incoming, lane.outgoing, lane.roadblock_id)
+        np.testing.assert_allclose(other.baseline, lane.baseline, atol=1e-5)
+    for name, block in expected.roadblocks.items():
+        other = found.roadblocks[name]
+        assert (other.incoming, other.outgoing, other.lane_ids) == (block.incoming, block.outgoing, block.lane_ids)
+        assert shapely.hausdorff_distance(other.polygon, block.polygon) < 1e-5
+
+
+def test_a_null_speed_limit_is_none(tmp_path):
+    tiny.write_maps(tmp_path)
+    assert [lane.speed_limit for lane in city_map(tmp_path, tiny.CITY).lanes.values()] == [None, 13.4, 13.4, None, None]
+
+
+@pytest.mark.parametrize("kind", [float, str])
+def test_ids_may_be_stored_as_numbers_with_a_point_or_as_text(tmp_path, kind):
+    layers = changed("lanes_polygons", lane_group_fid=[kind(value) for value in (1, 2, 3)])
+    tiny.write_maps(tmp_path, layers)
+    assert city_map(tmp_path, tiny.CITY).roadblocks["2"].lane_ids == ("102",)
+
+
+def test_a_file_in_another_projection_is_brought_to_the_one_that_meta_names(tmp_path):
+    tiny.write_maps(tmp_path, geographic="EPSG:32612")
+    np.testing.assert_allclose(city_map(tmp_path, tiny.CITY).lanes["101"].baseline[0, :2], tiny.ORIGIN, atol=1e-4)
+
+
+def test_holes_and_several_parts_stay_as_rings(tmp_path):
+    ring = shapely.box(0, 0, 20, 20).difference(shapely.box(5, 5, 10, 10))
+    pair = shapely.MultiPolygon([shapely.box(30, 0, 40, 10), shapely.box(50, 0, 60, 10)])
+    tiny.write_maps(tmp_path, tiny.table(intersections=[ring], carparks=[pair]))
+    areas = city_map(tmp_path, tiny.CITY).areas
+    counts = np.diff(areas.polygons.polygon_start)
+    assert counts[-2:].tolist() == [2, 2] and (counts[:-2] == 1).all()
+    assert areas.layers[-2:].tolist() == [3, 4]
+
+
+def test_an_old_name_of_las_vegas_is_known(tmp_path):
+    path = tiny.write_maps(tmp_path)
+    assert map_path(tmp_path, "las_vegas") == path
+
+
+def test_a_map_is_read_once(tmp_path):
+    tiny.write_maps(tmp_path)
+    maps = Maps(tmp_path)
+    assert maps[tiny.CITY] is maps[tiny.CITY]
+
+
+def test_a_map_survives_a_trip_to_another_process(tmp_path):
+    found = pickle.loads(pickle.dumps(tiny.city()))  # noqa: S301
+    assert list(found.lanes) == list(tiny.city().lanes)
+
+
+def test_bounds_find_what_a_square_meets():
+    found = near(np.array([[0.0, 0.0, 1.0, 1.0], [5.0, 0.0, 6.0, 1.0]]), 3.0, 0.5, 2.0)
+    assert found.tolist() == [0, 1] and near(np.zeros((0, 4)), 0.0, 0.0, 1.0).tolist() == []
+
+
+@pytest.mark.parametrize(
+    ("index", "name", "message"),
+    [
+        (None, tiny.CITY, "is no NUPLAN_MAPS_ROOT"),
+        ("{", tiny.CITY, "not JSON"),
+        ("[]", tiny.CITY, "holds no mapping"),
+        ("{}", tiny.CITY, "no map 'us-nv-las-vegas-strip'"),
+        (json.dumps({tiny.CITY: {}}), tiny.CITY, "has no version"),
+        (json.dumps({tiny.CITY: {"version": "7"}}), tiny.CITY, "does not exist"),
+    ],
+)
+def test_a_broken_index_is_named(tmp_path, index, name, message):
+    if index is not None:
+        (tmp_path / "nuplan-maps-v1.0.json").write_text(index)
+    with pytest.raises(ValueError, match=message):
+        city_map(tmp_path, name)
+
+
+@pytest.mark.parametrize("layer", ["lanes_polygons", "boundaries", "carpark_areas"])
+def test_a_missing_layer_is_named(tmp_path, layer):
+    tiny.write_maps(tmp_path, {name: values for name, values in tiny.table().items() if name != layer})
+    with pytest.raises(ValueError, match=f"map.gpkg: lacks the layers {layer}"):
+        city_map(tmp_path, tiny.CITY)
+
+
+def test_a_missing_column_is_named(tmp_path):
+    tiny.write_maps(tmp_path, changed("lane_connectors", entry_lane_fid=None))
+    with pytest.raises(ValueError, match="layer lane_connectors lacks the column entry_lane_fid"):
+        city_map(tmp_path, tiny.CITY)
+
+
+def test_a_lane_without_a_line_is_named(tmp_path):
+    nothing = [101.0, 102.0, np.nan, np.nan, np.nan]
+    tiny.write_maps(tmp_path, changed("baseline_paths", lane_fid=nothing))
+    with pytest.raises(ValueError, match="no line for lane 103"):
+        city_map(tmp_path, tiny.CITY)
+
+
+def test_a_connector_without_a_polygon_is_named(tmp_path):
+    tiny.write_maps(tmp_path, changed("gen_lane_connectors_scaled_width_polygons", lane_connector_fid=[111, 999]))
+    with pytest.raises(ValueError, match="lane connector 112 has no polygon"):
+        city_map(tmp_path, tiny.CITY)
+
+
+def test_a_feature_without_geometry_is_named(tmp_path):
+    layers = tiny.table(carparks=[shapely.Polygon()])
+    tiny.write_maps(tmp_path, layers)
+    with pytest.raises(ValueError, match="layer carpark_areas, fid 950 has no geometry"):
+        city_map(tmp_path, tiny.CITY)
+
+
+def test_two_roadblocks_with_one_id_are_refused(tmp_path):
+    layers = tiny.table()
+    kind, _, shapes, columns = layers["lane_group_connectors"]
+    tiny.write_maps(tmp_path, layers | {"lane_group_connectors": (kind, [1, 12], shapes, columns)})
+    with pytest.raises(ValueError, match="two roadblocks or their connectors have the id 1"):
+        city_map(tmp_path, tiny.CITY)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [({"projection": "EPSG:0"}, "'EPSG:0' is unknown"), ({"key": "other"}, "has no key projectedCoordSystem")],
+)
+def test_an_unknown_projection_is_named(tmp_path, changes, message):
+    tiny.write_maps(tmp_path, **changes)
+    with pytest.raises(ValueError, match=message):
+        city_map(tmp_path, tiny.CITY)
+
+
+def test_a_file_that_is_no_geopackage_is_named(tmp_path):
+    tiny.write_maps(tmp_path).write_bytes(b"nothing")
+    with pytest.raises(ValueError, match="map.gpkg: not a readable GeoPackage"):
+        city_map(tmp_path, tiny.CITY)
