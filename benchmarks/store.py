@@ -1,0 +1,58 @@
+"""What a store costs: seconds and bytes a scene, split by part. python benchmarks/store.py WORLD [--split val] [--scenes 100]"""
+
+import json
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from irlvla.data import features, navsim, store
+from irlvla.data.features import SensorConfig
+from irlvla.prepare import prepared_with_moments
+from irlvla.score.prepared import prepared
+
+
+def main(world: Annotated[Path, tyro.conf.Positional], split: str = "val", scenes: int = 100) -> None:
+    """Times the parts on one thread.
+
+    Args:
+        world: a folder made by `irlvla world`.
+        split: which of its splits.
+        scenes: how many scenes.
+    """
+    chosen = navsim.scene_filter(world / "splits" / f"{split}.yaml")
+    paths = navsim.log_paths(world / "openscene")
+    maps, sensors = navsim.Maps(world / "maps"), SensorConfig()
+    found, read = [], 0.0
+    for name in sorted(chosen.log_names or paths):
+        begin = time.perf_counter()
+        found += navsim.log_moments(paths[name], maps, replace(chosen, max_scenes=None), world / "openscene")
+        read += time.perf_counter() - begin
+        if len(found) >= scenes:
+            break
+    prepared_with_moments(*found[0], sensors)
+    parts = {"read log": read / len(found)}
+    parts["prepare score"] = _seconds(found, lambda now, previous: prepared(now))
+    parts["pictures (both moments)"] = _seconds(
+        found, lambda now, previous: [features.images(one, sensors) for one in (now, previous) if one]
+    )
+    parts["all but reading"] = _seconds(found, lambda now, previous: prepared_with_moments(now, previous, sensors))
+    record = sum(len(store.packed(prepared(now))[0]) for now, _ in found) // len(found)
+    size = store.size_of(1, sensors, record)
+    print(f"{len(found)} scenes, {size / 1e3:.0f} kB a scene, of which {record / 1e3:.0f} kB map, traffic and references")
+    for name, seconds in parts.items():
+        print(f"{name:26s}{1e3 * seconds:8.2f} ms a scene")
+    print(json.dumps({"scenes": len(found), "bytes": size, "seconds": parts}))
+
+
+def _seconds(found, work) -> float:
+    begin = time.perf_counter()
+    for now, previous in found:
+        work(now, previous)
+    return (time.perf_counter() - begin) / len(found)
+
+
+if __name__ == "__main__":
+    tyro.cli(main)
