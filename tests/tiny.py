@@ -27,9 +27,9 @@ def lane_of(block):
 
 
 def line(points):
-    """Vertices every 5 m."""
+    """Vertices every 5 m or more."""
     way = shapely.LineString(points)
-    return np.array([way.interpolate(s).coords[0] for s in np.linspace(0.0, way.length, int(way.length / 5.0) + 1)])
+    return np.array([way.interpolate(s).coords[0] for s in np.linspace(0.0, way.length, max(int(way.length / 5.0), 1) + 1)])
 
 
 def strip(points):
