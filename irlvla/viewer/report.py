@@ -138,7 +138,7 @@ def _figure(figure: Any) -> str:
     if figure is None:
         return "<p class=note>nothing recorded</p>"
     stream = io.StringIO()
-    figure.savefig(stream, format="svg", bbox_inches="tight")
+    figure.savefig(stream, format="svg", bbox_inches="tight", metadata={"Date": None})
     text = stream.getvalue()
     return f"<div>{text[text.index('<svg') :]}</div>"
 
