@@ -8,7 +8,7 @@ import numpy as np
 import shapely
 from jaxtyping import Float
 
-from irlvla.lanes import Lane, LaneMap, near
+from irlvla.lanes import Lane, LaneMap, Roadblock, near
 from irlvla.types import LAYER_NAMES
 
 CANDIDATE_RADIUS = 1.0
@@ -79,11 +79,9 @@ def _current_block(lane_map: LaneMap, route: list[str], pose: np.ndarray) -> tup
     blocks = [lane_map.roadblocks[lane_map.block_ids[place]] for place in places]
     blocks = [block for block in blocks if block.polygon.intersects(square)]
     if not blocks:
-        point = shapely.Point(pose[:2])
-        for is_connector in (False, True):
-            kind = [block for block in lane_map.roadblocks.values() if block.is_connector == is_connector]
-            if kind:
-                blocks.append(kind[int(np.argmin(shapely.distance(np.array([block.polygon for block in kind]), point)))])
+        blocks = [block for block in (_nearest_block(lane_map, pose, kind) for kind in (False, True)) if block is not None]
+    if not blocks:
+        raise ValueError(f"map {lane_map.name} has no roadblock")
     blocks.sort(key=lambda block: block.is_connector)
     on_route: list[tuple[float, str]] = []
     off_route: list[tuple[float, str]] = []
@@ -99,6 +97,20 @@ def _current_block(lane_map: LaneMap, route: list[str], pose: np.ndarray) -> tup
         if found:
             return found[int(np.argmin([distance for distance, _ in found]))][1], [block for _, block in found]
     return blocks[int(np.argmin(nearest))].id, [block.id for block in blocks]
+
+
+def _nearest_block(lane_map: LaneMap, pose: np.ndarray, is_connector: bool) -> Roadblock | None:
+    """The roadblock (or roadblock connector) nearest to the rear axle, looked for in ever larger squares; None in a map without any."""
+    point, radius, places = shapely.Point(pose[:2]), 10.0, np.zeros(0, int)
+    while len(places) < len(lane_map.block_ids):
+        places = near(lane_map.block_bounds, pose[0], pose[1], radius)
+        blocks = [lane_map.roadblocks[lane_map.block_ids[place]] for place in places]
+        blocks = [block for block in blocks if block.is_connector == is_connector]
+        distances = shapely.distance(np.array([block.polygon for block in blocks], dtype=object), point)
+        if len(blocks) and (distances.min() <= radius or len(places) == len(lane_map.block_ids)):
+            return blocks[int(np.argmin(distances))]
+        radius *= 3.0
+    return None
 
 
 def _offset(lane: Lane, pose: np.ndarray) -> tuple[float, float]:

@@ -4,7 +4,7 @@ import shapely
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from irlvla.score.route import WINDOW, centerline, corrected_route, route_blocks, route_lanes, starting_lane
+from irlvla.score.route import WINDOW, _nearest_block, centerline, corrected_route, route_blocks, route_lanes, starting_lane
 
 from .. import tiny
 
@@ -83,6 +83,21 @@ def test_an_ego_in_no_roadblock_starts_from_the_nearest_roadblock_or_connector_w
     lanes = tiny.city(SIDE, SIDE_LINKS)
     assert corrected(lanes, ("2", "12", "3"), x=-40.0, y=15.0) == ["14", "1", "11", "2", "12", "3"]
     assert corrected(tiny.city(without_lanes=("1",)), ("2", "12", "3"), x=10.0, y=30.0)[-3:] == ["2", "12", "3"]
+
+
+@settings(max_examples=30, deadline=None)
+@given(st.floats(-3000.0, 3000.0), st.floats(-3000.0, 3000.0), st.booleans())
+def test_the_nearest_roadblock_is_the_nearest_of_all(x, y, is_connector):
+    lanes = tiny.city(SIDE, SIDE_LINKS)
+    distances = [shapely.distance(b.polygon, shapely.Point(x, y)) for b in lanes.roadblocks.values() if b.is_connector == is_connector]
+    found = _nearest_block(lanes, np.array((x, y, 0.0)), is_connector)
+    assert found.is_connector == is_connector and shapely.distance(found.polygon, shapely.Point(x, y)) == min(distances)
+
+
+def test_a_map_may_lack_connectors_but_not_roadblocks():
+    assert corrected(tiny.city(links={}), ("1",), x=10.0, y=400.0) == ["1"]
+    with pytest.raises(ValueError, match="map tiny has no roadblock"):
+        corrected_route(tiny.city({}, {}), [], np.zeros(3))
 
 
 def test_missing_links_are_filled_in():
@@ -167,7 +182,7 @@ def test_the_centerline_takes_the_shorter_of_two_branches_even_if_the_longer_one
     roads = {
         "1": ((0.0, 0.0), (50.0, 0.0)),
         "2": ((60.0, 0.0), (110.0, 0.0)),
-        "4": ((55.0, 30.0), (120.0, 60.0)),
+        "4": ((60.0, 10.0), (110.0, 10.0)),
         "3": ((120.0, 0.0), (170.0, 0.0)),
     }
     links = {"11": ("1", "2"), "13": ("1", "4"), "12": ("2", "3"), "14": ("4", "3")}
