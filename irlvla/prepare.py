@@ -166,13 +166,14 @@ def _all_cities(maps: Path) -> navsim.Maps:
 
 
 def _record_size(work: _Work, paths: Sequence[Path]) -> int:
-    """Bytes of one packed scene: of the first that can be prepared (which also compiles the kernels before workers fork)."""
+    """Bytes of one packed scene: the mean over the first log that can be read (which also compiles the kernels before workers fork)."""
     for path in paths:
         try:
-            for now, _ in navsim.log_moments(path, work.maps, work.chosen, work.logs):
-                return len(store.packed(prepared_scene(now))[0])
+            sizes = [len(store.packed(prepared_scene(now))[0]) for now, _ in navsim.log_moments(path, work.maps, work.chosen, work.logs)]
         except ValueError:
             continue  # the worker that comes to this log reports it
+        if sizes:
+            return sum(sizes) // len(sizes)
     return 0
 
 
