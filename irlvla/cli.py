@@ -121,9 +121,9 @@ def evaluate(run: Path, split: Path | None = None, policy: tuple[str, ...] = (),
     from irlvla.recipes import kept_recipe
 
     torch.set_num_threads(1)
+    kept_seed, sensors = kept_recipe(run)
     data = _data(run, None, None, None, None)
     chosen = Path(data["val"]) if split is None else split
-    kept_seed, sensors = kept_recipe(run)
     store = prepare(Path(data["logs"]), Path(data["maps"]), chosen, run / "stores" / chosen.stem, sensors)
     results = assess(run, store, chosen, kept_seed if seed is None else seed, policy or None)
     print_table(results)
