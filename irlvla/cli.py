@@ -225,6 +225,8 @@ def main() -> None:
         tyro.extras.subcommand_cli_from_dict(VERBS, prog="irlvla", description="Driving policies judged by an exact NAVSIM v2 EPDMS.")
     except ModuleNotFoundError as error:
         extra = EXTRAS.get((error.name or "").split(".")[0])
+        if error.name is None:
+            raise SystemExit(f"irlvla: {error}") from error
         if extra is None:
             raise
         raise SystemExit(f"irlvla: {error.name} is not installed: pip install 'irlvla[{extra}]'") from error
