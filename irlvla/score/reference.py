@@ -12,10 +12,10 @@ from typing import no_type_check
 
 import numpy as np
 import shapely
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from numba import njit
 
-from irlvla.geometry import boxes_touch, box_touches_polygon, fill_box, frozen, nearest_on_segment
+from irlvla.geometry import box_touches_polygon, boxes_touch, fill_box, frozen, nearest_on_segment
 from irlvla.score.epdms import batch_scores, raw_scores
 from irlvla.types import OBJECT_NAMES, STEPS, Polygons, PreparedScene
 from irlvla.vehicle import LENGTH, REAR_AXLE_TO_CENTER, VX, WIDTH, simulated
@@ -231,16 +231,15 @@ def _in_corridor(vertices, low, high, path, first, last):
         if length == 0.0:
             continue
         along_x, along_y = (next_x - x) / length, (next_y - y) / length
-        before = 0.5 * WIDTH if i == first else 0.0
-        after = 0.5 * WIDTH if i == last - 1 else 0.0
-        middle = 0.5 * (length + after - before)
-        fill_box(x + middle * along_x, y + middle * along_y, np.arctan2(along_y, along_x), length + before + after, WIDTH, box)
+        tail = 0.5 * WIDTH if i == first else 0.0
+        head = 0.5 * WIDTH if i == last - 1 else 0.0
+        middle = 0.5 * (length + head - tail)
+        fill_box(x + middle * along_x, y + middle * along_y, np.arctan2(along_y, along_x), length + tail + head, WIDTH, box)
         if box_touches_polygon(box, vertices, ring_start, 0, 1):
             return True
         for k in range(low, high):
-            k_next = k + 1 if k + 1 < high else low
-            edge = vertices[k : k + 1]
-            if i > first and _point_to_edge(x, y, vertices[k], vertices[k_next]) <= 0.25 * WIDTH * WIDTH and len(edge):
+            after = k + 1 if k + 1 < high else low
+            if i > first and _point_to_edge(x, y, vertices[k], vertices[after]) <= 0.25 * WIDTH * WIDTH:
                 return True
     return False
 
@@ -262,8 +261,8 @@ def _point_to_edge(x, y, start, end):
 def _fill_plans(ego, path, progress, boxes, velocities, moves, red_vertices, red_ends, red_centroids, limit, shares, plans):
     """Write the proposals (speeds, 51, 3) along one path: IDM behind the nearest thing ahead in the corridor.
 
-    The lead is looked up every second step; before the first look it stands at the path's origin, so that the first
-    step always brakes hard.
+    The corridor runs along the path's own points only, from the ego to where the speed limit leads in 5 s. The lead is looked up
+    every second step; before the first look it stands at the path's origin, so that the first step always brakes hard.
     """
     count, reds = len(boxes), len(red_centroids)
     start, _ = _projected(ego[0], ego[1], path, progress)
@@ -292,37 +291,73 @@ def _fill_plans(ego, path, progress, boxes, velocities, moves, red_vertices, red
     for i in range(reds):
         red_ways[i], _ = _projected(red_centroids[i, 0], red_centroids[i, 1], path, progress)
         red_inside[i] = _in_corridor(red_vertices, red_ends[i], red_ends[i + 1], path, first, last)
+    _drive(
+        ego[VX],
+        start,
+        path,
+        progress,
+        boxes,
+        velocities,
+        corners,
+        inside,
+        ways,
+        red_vertices,
+        red_ends,
+        red_inside,
+        red_ways,
+        shares * limit,
+        plans,
+    )
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
+def _drive(
+    speed, start, path, progress, boxes, velocities, corners, inside, ways, red_vertices, red_ends, red_inside, red_ways, targets, plans
+):
+    """Write the poses of all speeds along one path.
+
+    A lead's speed is written only when an object is ahead: where nothing is, or a red light, the speed of the lead of the
+    next slower proposal stays in place. Beyond 4 s each proposal is extended alone, without that leak.
+    """
+    count, proposals = len(boxes), len(targets)
+    way, speeds = np.full(proposals, start), np.full(proposals, speed)
+    lead_way, lead_speed, lead_rear = np.zeros(proposals), np.zeros(proposals), np.zeros(proposals)
     pose, car = np.empty(3), np.empty((4, 2))
-    for number in range(len(shares)):
-        target = shares[number] * limit
-        way, speed = start, ego[VX]
-        lead_way, lead_speed, lead_rear = 0.0, 0.0, 0.0
-        _fill_pose(way, path, progress, plans[number, 0])
-        for step in range(1, POSES):
+    for number in range(proposals):
+        _fill_pose(start, path, progress, plans[number, 0])
+    for step in range(1, POSES):
+        leaked = 0.0
+        for number in range(proposals):
             if step % FORECAST_STRIDE == 0:
                 forecast = step // FORECAST_STRIDE
-                _fill_pose(way, path, progress, pose)
+                _fill_pose(way[number], path, progress, pose)
                 x, y = pose[0] + REAR_AXLE_TO_CENTER * np.cos(pose[2]), pose[1] + REAR_AXLE_TO_CENTER * np.sin(pose[2])
                 fill_box(x, y, pose[2], LENGTH, WIDTH, car)
                 nearest, lead = np.inf, -1
                 for i in range(count):
-                    if inside[forecast, i] and ways[forecast, i] > way:
+                    if inside[forecast, i] and ways[forecast, i] > way[number]:
                         gap = _gap(car, corners[forecast], 4 * i, 4 * i + 4)
                         if gap < nearest:
                             nearest, lead = gap, i
-                for i in range(reds):
-                    if red_inside[i] and red_ways[i] > way:
+                for i in range(len(red_inside)):
+                    if red_inside[i] and red_ways[i] > way[number]:
                         gap = _gap(car, red_vertices, red_ends[i], red_ends[i + 1])
                         if gap < nearest:
                             nearest, lead = gap, count + i
-                lead_way, lead_speed, lead_rear = progress[-1], 0.0, 0.5 * LENGTH
-                if lead >= 0:
-                    lead_way, lead_rear = way + nearest, 0.0
+                if step >= STEPS:
+                    leaked = 0.0
                 if 0 <= lead < count:
-                    lead_speed = np.hypot(velocities[lead, 0], velocities[lead, 1]) * np.cos(boxes[lead, 2] - pose[2])
-            distance = max(lead_way - way - lead_rear, _MINIMUM_GAP)
-            wish = _MINIMUM_GAP + speed * _HEADWAY + speed * (speed - lead_speed) / (2.0 * np.sqrt(_ACCELERATION * _DECELERATION))
-            change = _ACCELERATION * (1.0 - (speed / target) ** _EXPONENT - (wish / distance) ** 2)
-            way += 0.1 * speed
-            speed = max(speed + 0.1 * min(max(change, -_DECELERATION), _ACCELERATION), 0.0)
-            _fill_pose(way, path, progress, plans[number, step])
+                    leaked = np.hypot(velocities[lead, 0], velocities[lead, 1]) * np.cos(boxes[lead, 2] - pose[2])
+                lead_way[number], lead_rear[number] = progress[-1], 0.5 * LENGTH
+                if lead >= 0:
+                    lead_way[number], lead_rear[number] = way[number] + nearest, 0.0
+                lead_speed[number] = leaked
+            speed = speeds[number]
+            distance = max(lead_way[number] - way[number] - lead_rear[number], _MINIMUM_GAP)
+            closing = speed * (speed - lead_speed[number]) / (2.0 * np.sqrt(_ACCELERATION * _DECELERATION))
+            wish = _MINIMUM_GAP + speed * _HEADWAY + closing
+            change = _ACCELERATION * (1.0 - (speed / targets[number]) ** _EXPONENT - (wish / distance) ** 2)
+            way[number] += 0.1 * speed
+            speeds[number] = max(speed + 0.1 * min(max(change, -_DECELERATION), _ACCELERATION), 0.0)
+            _fill_pose(way[number], path, progress, plans[number, step])
