@@ -44,6 +44,8 @@ LEAST_SCENES = 3
 """A log with fewer scenes is not worth its size."""
 TRIES = 2
 """Candidates scored for each scene that a log may give."""
+ATTEMPTS = 4
+"""Simulated runs of a task until it has its logs."""
 SECONDS_A_LOG = 3.5
 LANE_A_CAR = 95.0
 """Length of lane for each motor vehicle, m."""
@@ -61,7 +63,7 @@ class WorldConfig:
     unseen_towns: int = 4
     train_scenes: int = 3780
     train_logs: int = 630
-    val_scenes: int = 336
+    val_scenes: int = 360
     val_logs: int = 60
     test_scenes: int = 1650
     test_logs: int = 300
@@ -166,32 +168,44 @@ def _maps(folder: Path) -> Maps:
     return Maps(folder)
 
 
-def _run(job: Job) -> list[Kept]:
-    config, task, town = job.config, job.task, job.town
-    seed = (config.seed * 1000 + job.number) * 7 + 3
-    rng = np.random.default_rng([seed, 1])
+def _simulated(job: Job, attempt: int) -> Run:
+    """A task's simulated run; another attempt is other traffic."""
+    town, task = job.town, job.task
+    seed = (job.config.seed * 1000 + job.number) * 7 + attempt
+    name = task.name if attempt == 0 else f"{task.name}{attempt}"
     logs = sum(count for _, count, _ in task.quotas)
     seconds = float(np.clip(SECONDS_A_LOG * logs, 45.0, 200.0))
     cars = int(np.clip(sum(len(lane.line) for lane in town.lanes) / LANE_A_CAR, 25, 75))
-    tracks = simulate(town, job.work / f"{town.name}-{task.name}", seed, seconds, cars, cars, 2)
-    frames = int(seconds / TIME_STEP) // FRAME_STEPS
-    things = standing_things(town, seed)
-    run = Run(town=town, name=task.name, seed=seed, number=job.number, tracks=tuple(tracks), crowd=crowd(tracks, things, frames))
-    pending = drives(run, config.log_frames, config.shortest_log)
-    pending = [pending[index] for index in rng.permutation(len(pending))]
+    tracks = simulate(town, job.work / f"{town.name}-{name}", seed, seconds, cars, cars, 2)
+    crowded = crowd(tracks, standing_things(town, seed), int(seconds / TIME_STEP) // FRAME_STEPS)
+    return Run(town=town, name=name, seed=seed, number=job.number * ATTEMPTS + attempt, tracks=tuple(tracks), crowd=crowded)
+
+
+def _run(job: Job) -> list[Kept]:
+    config, town = job.config, job.town
+    rng = np.random.default_rng([config.seed, job.number, 1])
     drawing = stage(load_scenery(job.folder / "openscene" / "sidecar" / f"{town.name}.npz")) if config.cameras else None
     kept: list[Kept] = []
-    for split, want_logs, want_scenes in task.quotas:
+    runs = (
+        (run, drive) for attempt in range(ATTEMPTS) for run in (_simulated(job, attempt),) for drive in _shuffled_drives(run, config, rng)
+    )
+    for split, want_logs, want_scenes in job.task.quotas:
         got_logs = got_scenes = 0
-        while pending and got_logs < want_logs:
+        while got_logs < want_logs:
+            pair = next(runs, None)
+            if pair is None:
+                raise RuntimeError(f"town {town.name}, run {job.task.name}: {got_logs} logs for {split}, {want_logs} are needed")
             most = -(-(want_scenes - got_scenes) // (want_logs - got_logs))
-            log = _log(job, run, pending.pop(), split, rng, int(np.clip(most, 1, config.most_scenes_a_log)), drawing)
+            log = _log(job, *pair, split, rng, int(np.clip(most, 1, config.most_scenes_a_log)), drawing)
             if log is not None:
                 kept.append(log)
                 got_logs, got_scenes = got_logs + 1, got_scenes + len(log.tokens)
-        if got_logs < want_logs:
-            raise RuntimeError(f"town {town.name}, run {task.name}: {got_logs} logs for {split}, {want_logs} are needed")
     return kept
+
+
+def _shuffled_drives(run: Run, config: WorldConfig, rng: np.random.Generator) -> list[Drive]:
+    found = drives(run, config.log_frames, config.shortest_log)
+    return [found[index] for index in rng.permutation(len(found))]
 
 
 def _log(job: Job, run: Run, drive: Drive, split: str, rng: np.random.Generator, most: int, drawing: Stage | None) -> Kept | None:

@@ -144,8 +144,10 @@ def worth_keeping(scene: Scene, prepared: PreparedScene, previous: Scene | None)
 
 def situations(prepared: PreparedScene) -> dict[str, bool]:
     """What makes a scene hard, by name of SITUATIONS: a red light on the route within 40 m ahead; a turn or bend; a slower or standing lead."""
-    line = prepared.centerline[:, :2]
-    along = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(line, axis=0).T))))
+    corners = prepared.centerline[:, :2]
+    length = np.concatenate(([0.0], np.cumsum(np.hypot(*np.diff(corners, axis=0).T))))
+    along = np.arange(0.0, length[-1] + 1.0, 1.0)
+    line = np.stack([np.interp(along, length, corners[:, axis]) for axis in range(2)], -1)
     start = along[int(np.argmin(np.hypot(*(line - prepared.ego_state[:2]).T)))]
 
     def distance_ahead(points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -15,7 +15,7 @@ from irlvla.world.look import look
 from irlvla.world.motion import FRAME_STEPS, MARGIN, Crowd, Ego, ego_motion, route_places
 from irlvla.world.route import lanes_ahead
 from irlvla.world.scenery import LIGHT_NAMES, Footage, Moment
-from irlvla.world.town import Town
+from irlvla.world.town import Lane, Town
 from irlvla.world.traffic import TIME_STEP, WARM_UP, Track, signal_letters
 
 FRAME_TIME_US = 500_000
@@ -131,12 +131,10 @@ def _annotations(run: Run, drive: Drive, frame: int, pose: np.ndarray, tokens: l
     }
 
 
-def _lights(town: Town, letters: list[str], pose: np.ndarray, open_pairs: set[int]) -> list[tuple[int, bool]]:
-    states = []
-    for link in town.connectors:
-        if link.signal >= 0 and np.hypot(*(link.line[0] - pose[:2])) < LIGHT_SIGHT:
-            states.append((link.fid, letters[link.signal][link.link] in "ru" and link.block not in open_pairs))
-    return states
+def _lights(lit: list[Lane], starts: np.ndarray, letters: list[str], pose: np.ndarray, open_pairs: set[int]) -> list[tuple[int, bool]]:
+    near = np.flatnonzero(np.hypot(*(starts - pose[:2]).T) < LIGHT_SIGHT)
+    links = [lit[number] for number in near]
+    return [(link.fid, letters[link.signal][link.link] in "ru" and link.block not in open_pairs) for link in links]
 
 
 def _cameras(log_name: str, token: str, mountings: dict[str, dict[str, np.ndarray]]) -> dict[str, dict[str, object]]:
@@ -176,6 +174,8 @@ def log_frames(run: Run, drive: Drive) -> list[dict[str, object]]:
     names = {key: _hex(run.seed, drive.log_name, key) for key in ("log", "scene", "instance")}
     serial = int(names["instance"], 16)
     lidar2ego = _matrix(*EGO_FROM_LIDAR, 0.0)
+    lit = [link for link in town.connectors if link.signal >= 0]
+    starts = np.array([link.line[0] for link in lit]).reshape(-1, 2)
     frames: list[dict[str, object]] = []
     ids = [frame_token(run, drive, frame) for frame in range(drive.first - 1, drive.last + 2)]
     for index, row in enumerate(rows):
@@ -213,7 +213,7 @@ def log_frames(run: Run, drive: Drive) -> list[dict[str, object]]:
                 "lidar2ego": lidar2ego,
                 "lidar2global": ego2global @ lidar2ego,
                 "ego_dynamic_state": [speed, 0.0, acceleration, 0.0],
-                "traffic_lights": _lights(town, letters, local, _open_connectors(track, town, int(row), way)),
+                "traffic_lights": _lights(lit, starts, letters, local, _open_connectors(track, town, int(row), way)),
                 "driving_command": driving_command(centerline, local),
                 "sample_prev": ids[index] if index else None,
                 "sample_next": ids[index + 2] if index + 1 < len(rows) else None,
