@@ -1,0 +1,99 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from irlvla.data.navsim import scenes_of_tokens
+from irlvla.score import prepared as preparation
+from irlvla.score.reference import LATERAL_OFFSETS, SPEED_SHARES, reference_proposals
+from irlvla.types import STEPS
+from irlvla.vehicle import LENGTH
+
+from .. import tiny
+
+GOLDEN = Path(__file__).parents[1] / "golden"
+
+
+def proposals(scene, speed_limit=10.0):
+    """All proposals (3, 5, 51, 3) and scores of a scene."""
+    caught = {}
+
+    def spy(under_construction, boxes, velocities, types, limit):
+        caught["result"] = reference_proposals(under_construction, boxes, velocities, types, speed_limit)
+        return caught["result"][0][0]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(preparation, "reference_plan", spy)
+        preparation.prepared(scene)
+    plans, scores = caught["result"]
+    return plans.reshape(len(LATERAL_OFFSETS), len(SPEED_SHARES), 51, 3), scores
+
+
+def speeds(plan):
+    return np.hypot(*np.diff(plan[:, :2], axis=0).T) / 0.1
+
+
+def straight(objects=(), speed=8.0):
+    """The ego on a long straight road with objects that stay where they are seen now."""
+    return tiny.scene(speed=speed, start=(0.0, 0.0, 0.0), future_objects=[tiny.objects(*objects)] * 9)
+
+
+def test_all_proposals_of_golden_score_what_the_devkit_gave_them_and_the_plan_is_its_plan():
+    expected = np.load(GOLDEN / "reference.npz")
+    tokens = sorted({name.rsplit("_pdm_closed", 1)[0] for name in expected if name.endswith("_pdm_closed")})
+    scenes = scenes_of_tokens(GOLDEN / "openscene", GOLDEN / "maps", "test", tokens)
+    with pytest.MonkeyPatch.context() as patch:
+        found = {}
+
+        def spy(scene, *rest):
+            plans, scores = reference_proposals(scene, *rest)
+            found[scene.token] = plans, scores
+            return plans[int(np.argmax(scores))]
+
+        patch.setattr(preparation, "reference_plan", spy)
+        for scene in scenes:
+            plan = preparation.prepared(scene).reference_poses
+            np.testing.assert_allclose(found[scene.token][1], expected[f"{scene.token}_pdm_proposal_scores"], atol=1e-8)
+            np.testing.assert_allclose(plan[:, :2], expected[f"{scene.token}_pdm_closed"][:, 1:3], atol=1e-6)
+
+
+def test_the_first_step_always_brakes_hard_because_no_lead_is_known_yet():
+    plans, _ = proposals(straight(), speed_limit=20.0)
+    np.testing.assert_allclose(speeds(plans[0, -1])[:2], [8.0, 8.0 - 0.3], atol=1e-3)
+    assert speeds(plans[0, -1])[2] > speeds(plans[0, -1])[1]
+
+
+def test_the_paths_lie_on_the_centerline_and_a_metre_to_its_right_and_left():
+    plans, _ = proposals(straight())
+    np.testing.assert_allclose(plans[:, -1, 10, 1] - plans[0, -1, 10, 1], LATERAL_OFFSETS, atol=1e-9)
+
+
+def test_faster_proposals_get_further_on_a_free_road():
+    plans, _ = proposals(straight(speed=3.0))
+    ends = plans[0, :, -1, 0]
+    assert (np.diff(ends) > 0).all()
+
+
+def test_a_standing_car_ahead_slows_every_proposal_behind_it():
+    plans, _ = proposals(straight([("a", 0, 45.0, 0.0, 0.0, 0.0)]))
+    fronts = plans[0, :, -1, 0] + LENGTH - 1.127
+    assert (fronts < 45.0 - 2.0).all(), "the tail of a 4 m car at 45 m"
+    assert speeds(plans[0, -1])[-1] < speeds(proposals(straight())[0][0, -1])[-1] - 3.0
+
+
+def test_a_car_aside_of_the_corridor_stops_nobody():
+    free, _ = proposals(straight())
+    beside, _ = proposals(straight([("a", 0, 45.0, 0.0 + 6.0, 0.0, 0.0)]))
+    np.testing.assert_allclose(beside[0], free[0])
+
+
+def test_an_object_that_overlaps_the_ego_now_is_not_followed():
+    free, _ = proposals(straight())
+    around, _ = proposals(straight([("a", 0, 1.5, 0.0, 0.0, 0.0)]))
+    np.testing.assert_allclose(around, free)
+
+
+def test_scores_are_those_of_the_first_four_seconds():
+    plans, scores = proposals(straight())
+    assert plans.shape[2] == STEPS + 10 and scores.shape == (15,)
+    assert ((scores >= 0) & (scores <= 1)).all()
