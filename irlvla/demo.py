@@ -2,10 +2,13 @@
 
 import hashlib
 import json
+import multiprocessing
+import os
 import shutil
+import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -16,16 +19,19 @@ from irlvla.assess import assess, print_table, seconds_of
 from irlvla.data.store import Store
 from irlvla.make_world import make_world
 from irlvla.prepare import prepare, print_failures
-from irlvla.recipes import Recipe, fit_stage, keep_recipe
+from irlvla.recipes import Recipe, cache_tokens, fit_stage, keep_recipe
 from irlvla.run import write_json
 
 SPLITS = ("train", "val", "test")
 LEARNING = {
-    "imitation": ("imitation", "no_camera", "ego_mlp"),
-    "reward": ("reward",),
-    "ppo": ("ppo", "imitation_continued", "best_of_g"),
+    "imitation": (("imitation",), ("no_camera", "ego_mlp")),
+    "reward": (("reward",),),
+    "ppo": (("ppo",), ("imitation_continued", "best_of_g")),
 }
-"""The timed stages and what is trained in each: the method's part first, then the controls it is compared with."""
+"""The timed stages and what is trained in each, side by side: the method's part here, the controls in a process of their own.
+
+One thread each: two torch threads beside another busy core are slower than one.
+"""
 
 
 def demo(folder: Path, recipe: Recipe) -> dict[str, Any]:
@@ -55,16 +61,17 @@ def demo(folder: Path, recipe: Recipe) -> dict[str, Any]:
             print_failures(stores[split])
     torch.set_num_threads(1)
     depends_on: list[Any] = [stores["train"].key, stores["val"].key]
-    for name, parts in LEARNING.items():
+    for name, lanes in LEARNING.items():
+        parts = [part for lane in lanes for part in lane]
         depends_on = [*depends_on, *(asdict(getattr(recipe, part)) for part in parts)]
         with _stage(folder, name, depends_on) as state:
-            for part in parts:
-                finished = folder / part / "finished"
-                if state == "fresh":
+            if state == "fresh":
+                for part in parts:
                     shutil.rmtree(folder / part, ignore_errors=True)
-                if not finished.exists():
-                    fit_stage(part, recipe, folder, stores["train"], stores["val"], resume=state == "resume")
-                    finished.touch()
+            if state != "done":
+                if name == "ppo":
+                    cache_tokens(folder, stores["train"], stores["val"])
+                _side_by_side(folder, recipe, stores, lanes)
     with _stage(folder, "evaluate", [*depends_on, time.time()]):
         results = assess(folder, stores["test"], splits["test"], recipe.seed)
     results["wall_seconds"] = seconds_of(_stages(folder))
@@ -76,6 +83,45 @@ def demo(folder: Path, recipe: Recipe) -> dict[str, Any]:
     if failed:
         raise ValueError(f"{failed} scenes could not be prepared; they are named above")
     return results
+
+
+def _side_by_side(folder: Path, recipe: Recipe, stores: dict[str, Store], lanes: tuple[tuple[str, ...], ...]) -> None:
+    """Trains the first lane's parts here and each other lane's in a process of its own, what is finished left out.
+
+    Raises:
+        ValueError: another process stopped with an error, which its log tells.
+    """
+    context = multiprocessing.get_context("spawn")
+    others = [context.Process(target=_fit_apart, args=(folder, recipe, lane, os.getpid()), daemon=True) for lane in lanes[1:]]
+    for other in others:
+        other.start()
+    _fit(folder, recipe, lanes[0], stores["train"], stores["val"])
+    for other, lane in zip(others, lanes[1:], strict=True):
+        other.join()
+        if other.exitcode:
+            raise ValueError(f"training {', '.join(lane)} stopped with exit code {other.exitcode}: see {folder / lane[0]}.log")
+
+
+def _fit(folder: Path, recipe: Recipe, parts: tuple[str, ...], train: Store, val: Store) -> None:
+    for part in parts:
+        finished = folder / part / "finished"
+        if not finished.exists():
+            fit_stage(part, recipe, folder, train, val, resume=(folder / part).exists())
+            finished.touch()
+
+
+def _fit_apart(folder: Path, recipe: Recipe, parts: tuple[str, ...], parent: int) -> None:
+    """A lane in a process of its own: output goes to a log, and it does not outlive its parent."""
+    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    torch.set_num_threads(1)
+    with (folder / f"{parts[0]}.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
+        _fit(folder, recipe, parts, Store(folder / "stores" / "train"), Store(folder / "stores" / "val"))
+
+
+def _leave_with(parent: int) -> None:
+    while os.getppid() == parent:
+        time.sleep(1.0)
+    os._exit(1)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from irlvla.learned import checkpoint_of
 from irlvla.model.bev import BirdsEyeConfig
 from irlvla.model.policy import PolicyConfig
 from irlvla.model.vision import VisionConfig
+from irlvla.rollout import load_policy
 from irlvla.run import config_of, write_json
 from irlvla.train import continuation, controls, imitation, ppo, reward
 from irlvla.train.candidates import CandidatesConfig
@@ -121,6 +122,11 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
         case "imitation_continued" | "best_of_g":
             return continuation.fit(getattr(recipe, stage), policy, judge, train, val, own, resume, tokens)
     raise ValueError(f"unknown stage {stage!r}; there are: {', '.join(STAGES)}")
+
+
+def cache_tokens(folder: Path, train: Store, val: Store) -> None:
+    """Computes the scene tokens of stage 3 once, so that processes side by side only read them."""
+    ppo.stage_caches(load_policy(checkpoint_of(folder, "imitation")), train, val, folder / "stores" / "tokens")
 
 
 def keep_recipe(folder: Path, recipe: Recipe) -> None:
