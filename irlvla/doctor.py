@@ -29,7 +29,9 @@ def findings(logs: Path | None, maps: Path | None, split: Path | None = None) ->
     found.append(("disk", free > 6e9, f"{free / 1e9:.0f} GB free here; the demo needs 6"))
     for module, extra in (("torch", "train"), ("tensorboard", "train"), ("sumo", "world")):
         there = importlib.util.find_spec(module) is not None
-        found.append((f"module {module}", True, "installed" if there else f"not installed, scoring does without: pip install 'irlvla[{extra}]'"))
+        found.append(
+            (f"module {module}", True, "installed" if there else f"not installed, scoring does without: pip install 'irlvla[{extra}]'")
+        )
     if logs is not None:
         found.append(_of(f"logs {logs}", lambda: f"{len(navsim.log_paths(logs))} logs"))
     if maps is not None:

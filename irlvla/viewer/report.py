@@ -18,7 +18,10 @@ from irlvla.viewer.birds_eye import PLANS, birds_eye
 
 SHOWN = 8
 """Scenes of each kind."""
-CURVES = ("train/loss", "val/epdms", "probe/epdms", "reward", "predicted", "true", "approx_kl", "clip_fraction")
+TRAINED = ("imitation", "no_camera", "ego_mlp", "reward", "ppo", "imitation_continued", "best_of_g")
+"""Folders of a run in the order in which their curves are shown."""
+CURVES = ("/loss", "/epdms", "/reward", "/value_loss", "approx_kl", "clip_fraction", "/gap")
+"""Endings of the metrics that are drawn."""
 STYLE = """
 body { font: 15px/1.45 system-ui, sans-serif; margin: 2rem auto; max-width: 1180px; padding: 0 1rem; color: #1c1e21; background: #fff }
 h1 { font-size: 1.7rem } h2 { margin-top: 2.2rem; border-bottom: 1px solid #d6d9dd; padding-bottom: .2rem }
@@ -147,11 +150,11 @@ def _curves(run: Path) -> Any:
     from matplotlib.figure import Figure
 
     found: list[tuple[str, str, np.ndarray]] = []
-    for path in sorted(run.glob("*/metrics.csv")):
+    for path in (run / stage / "metrics.csv" for stage in TRAINED if (run / stage / "metrics.csv").exists()):
         series: dict[str, list[tuple[int, float]]] = {}
         for step, name, value in metrics(path):
             series.setdefault(name, []).append((step, value))
-        wanted = [name for name in series if name in CURVES or name.endswith(("/loss", "/epdms", "/gap"))]
+        wanted = [name for name in series if name.endswith(CURVES)]
         found += [(path.parent.name, name, np.array(series[name])) for name in wanted]
     if not found:
         return None
