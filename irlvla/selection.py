@@ -19,7 +19,7 @@ ROWS = ("human", "pdm_closed", *BASELINES)
 """Plans that need no policy, in the order of `baseline_scores`."""
 SITUATIONS = ("red_light", "turn", "slow_lead")
 HARD = 1.9
-"""Acceleration either way that counts as hard, m/s2."""
+"""Acceleration that counts as hard, m/s2."""
 AHEAD = 40.0
 TURN = 0.25
 """Heading change of the human over 4 s that counts as a turn or bend, rad."""
@@ -38,7 +38,7 @@ def likelihoods(
     Returns:
         0 where no window with its previous frame fits, where the ego hardly moves, or where constant velocity would do: within 4 s
         less than 1.5 m off the straight line, at most 4 m behind and 8 m ahead of constant velocity. Else 1, 2.5 times that for braking,
-        and six times that in hard braking or accelerating, which are rare.
+        and six times that in hard accelerating, which is rare.
     """
     frames = len(poses)
     weights = np.zeros(frames)
@@ -49,7 +49,7 @@ def likelihoods(
     behind = speeds[now] * 0.5 * POSES - ahead
     moving = (speeds[now] > 0.5) | (np.hypot(ahead, aside) > 3.0)
     hard = moving & ((np.abs(aside) > 1.5) | (behind > 4.0) | (behind < -8.0))
-    weights[now] = hard * np.where(behind > 4.0, 2.5, 1.0) * np.where(np.abs(accelerations[now]) > HARD, 6.0, 1.0)
+    weights[now] = hard * np.where(behind > 4.0, 2.5, 1.0) * np.where(accelerations[now] > HARD, 6.0, 1.0)
     return weights
 
 

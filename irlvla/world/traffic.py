@@ -24,7 +24,7 @@ SIZES = {
     "bus": (12.0, 2.55, 3.10, 0.06),
 }
 """Kinds of motor vehicle: length, width, height, share of the traffic. The first is as large as the ego and may become it."""
-TEMPERS = {"calm": (1.8, 2.8, 1.7, 0.88, 0.25), "usual": (2.5, 3.6, 1.3, 0.97, 0.4), "brisk": (3.1, 4.6, 1.0, 1.08, 0.35)}
+TEMPERS = {"calm": (1.8, 2.5, 1.8, 0.88, 0.25), "usual": (2.5, 2.9, 1.4, 0.97, 0.4), "brisk": (3.1, 3.3, 1.15, 1.08, 0.35)}
 """Drivers: acceleration, deceleration (m/s2), headway (s), share of the speed limit, share of drivers."""
 BICYCLE_SIZE = (1.75, 0.65, 1.75)
 PEDESTRIAN_SIZE = (0.55, 0.60, 1.75)
