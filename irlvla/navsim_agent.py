@@ -53,7 +53,7 @@ def agent_features(agent_input: Any, sensors: SensorConfig = SensorConfig()) -> 
 def plan(policy: Policy, features: Features) -> Float[np.ndarray, "8 3"]:
     """The policy's plan for one moment: poses in the ego frame at 0.5 .. 4.0 s."""
     with torch.inference_mode():
-        seen = None if policy.encoder is None else policy.see(torch.from_numpy(np.ascontiguousarray(features.images[None])))
+        seen = None if policy.encoder is None else policy.see(torch.from_numpy(np.ascontiguousarray(features.images[None]))).scene
         history = torch.from_numpy(features.ego_history[None]).float()
         memory = policy.remember(seen, history, torch.from_numpy(features.command[None]).float())
         return policy.plan(memory)[0].numpy().astype(np.float64)

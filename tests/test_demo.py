@@ -1,4 +1,7 @@
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -60,6 +63,10 @@ def test_started_again_the_demo_continues_and_leaves_everything(interrupted, mon
     page = (folder / "report.html").read_text()
     assert "data:image/jpeg;base64," in page and "most harmed" in page and "<svg" in page
     assert 'src="http' not in page and 'href="http' not in page
+
+    example = Path(__file__).resolve().parents[1] / "examples" / "plan_one_scene.py"
+    answer = subprocess.run([sys.executable, str(example), str(folder)], capture_output=True, text=True, check=True)
+    assert answer.stdout.count("[") == 9
 
     evaluate(folder, policy=("human", "imitation"))
     assert json.loads((folder / "results.json").read_text())["split"] == "val"
