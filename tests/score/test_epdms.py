@@ -5,9 +5,11 @@ import sys
 import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings, strategies
 
 import irlvla
 from irlvla.score.epdms import RawScores, batch_scores, epdms, human_zeros, raw_scores, reference_progress, sub_scores
+from irlvla.score.states import reference_poses
 from irlvla.types import SUB_SCORE_NAMES, SubScores
 from irlvla.vehicle import simulated
 from tests.score import slow_twin
@@ -110,6 +112,7 @@ def test_plans_that_are_not_finite_or_differ_in_number_are_refused():
 
 def random_scene(seed, origin=(365_000.0, 4_010_000.0, 0.7), order=None):
     random = np.random.default_rng(seed)
+    speed = float(random.choice([8.0, 5.0, 0.0, -3.0, 35.0]))
     kinds = ("vehicle", "pedestrian", "bicycle", "traffic_cone", "barrier")
     objects = []
     for _ in range(random.integers(0, 9)):
@@ -125,18 +128,17 @@ def random_scene(seed, origin=(365_000.0, 4_010_000.0, 0.7), order=None):
         road.append(("intersection", False, rectangle(10, -8, 10 + random.uniform(5, 20), 8)))
     reds = [(rectangle(*random.uniform([10, -2], [40, -1]), 60, 1.5), random.random(41) < 0.7)] if random.random() < 0.3 else []
     plans = np.concatenate(
-        [straight_plan(random.uniform(0, 14), random.normal(0, 1.5), turn=random.choice([0, 0.1, -0.1])) for _ in range(6)]
+        [straight_plan(random.uniform(-2, 2) + speed, random.normal(0, 1.5), turn=random.choice([0, 0.1, -0.1])) for _ in range(6)]
     )
     made = {"objects": objects, "road": road, "reds": reds, "yaw_rate": random.normal(0, 0.1), "reference": random.uniform(0, 50)}
     order = None if order is None else np.random.default_rng(order).permutation(len(objects))
-    return prepared_by_hand(speed=8.0, origin=origin, order=order, **made), plans
+    return prepared_by_hand(speed=speed, origin=origin, order=order, **made), plans
 
 
-@pytest.mark.parametrize("seed", range(12))
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(seed=strategies.integers(0, 2**32 - 1))
 def test_the_fast_score_equals_its_slow_twin(seed):
     scene, plans = random_scene(seed)
-    from irlvla.score.states import reference_poses
-
     states = simulated(scene.ego_state, reference_poses(scene.ego_state, scene.time_us, plans))
     raw = raw_scores(scene, states, with_history=True)
     fast = np.array([raw.nc, raw.dac, raw.ddc, raw.tlc, raw.ttc, raw.lk, raw.hc, raw.progress]).T
@@ -162,3 +164,18 @@ def test_read_only_arrays_are_scored_like_others():
         getattr(scene, name).flags.writeable = False
     plans.flags.writeable = False
     assert np.array_equal(sub_scores(scene, plans).nc, expected.nc)
+
+
+def test_a_plan_scores_like_its_upsampling_to_10_hz():
+    scene, plans = random_scene(3)
+    knots = np.concatenate([np.zeros((len(plans), 1, 3)), plans], axis=1)
+    times, fine = 0.5 * np.arange(9), 0.1 * np.arange(1, 41)
+    dense = np.array([[np.interp(fine, times, plan[:, column]) for column in range(3)] for plan in knots]).transpose(0, 2, 1)
+    assert np.allclose(epdms(sub_scores(scene, plans, plans)), epdms(sub_scores(scene, dense, dense)), atol=1e-5)
+
+
+def test_a_car_that_backs_up_makes_no_progress_and_hits_what_is_behind_at_its_own_fault():
+    backwards = straight_plan(-4.0)
+    scene = prepared_by_hand(speed=-4.0, objects=[moving("vehicle", -12.0, 0.0)], reference=20.0)
+    scores = sub_scores(scene, backwards)
+    assert scores.ep[0] == 0.0 and scores.nc[0] == 0.0
