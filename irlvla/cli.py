@@ -69,11 +69,11 @@ def train(
     val: Path | None = None,
     logs: Path | None = None,
     maps: Path | None = None,
-    recipe: str = "default",
-    seed: int = 0,
+    recipe: str | None = None,
+    seed: int | None = None,
     resume: bool = False,
 ) -> None:
-    """Train one stage (or one control) of a run; logs, maps and splits are kept in the run's folder for later stages.
+    """Train one stage (or one control) of a run; data, recipe and seed are kept in the run's folder for later stages.
 
     Args:
         stage: what to train; reward needs imitation, ppo needs reward.
@@ -82,8 +82,8 @@ def train(
         val: scenes to choose checkpoints by (default: val.yaml beside the training split).
         logs: OPENSCENE_DATA_ROOT (default: the environment variable of that name).
         maps: NUPLAN_MAPS_ROOT (default: the environment variable of that name).
-        recipe: a key of RECIPES: default or tiny.
-        seed: of everything random.
+        recipe: a key of RECIPES: default or tiny (default: the run's, or else default).
+        seed: of everything random (default: the run's, or else 0).
         resume: continue an interrupted run of this stage.
     """
     import torch
@@ -92,8 +92,8 @@ def train(
     from irlvla.recipes import fit_stage, keep_recipe, recipe_of
 
     torch.set_num_threads(1)
-    chosen = recipe_of(recipe, seed)
-    data = _data(run, logs, maps, split, val)
+    data = _data(run, logs, maps, split, val, recipe, seed)
+    chosen = recipe_of(data["recipe"], int(data["seed"]))
     stores = [
         prepare(Path(data["logs"]), Path(data["maps"]), Path(data[part]), run / "stores" / Path(data[part]).stem, chosen.sensors)
         for part in ("split", "val")
@@ -122,7 +122,7 @@ def evaluate(run: Path, split: Path | None = None, policy: tuple[str, ...] = (),
 
     torch.set_num_threads(1)
     kept_seed, sensors = kept_recipe(run)
-    data = _data(run, None, None, None, None)
+    data = _data(run)
     chosen = Path(data["val"]) if split is None else split
     store = prepare(Path(data["logs"]), Path(data["maps"]), chosen, run / "stores" / chosen.stem, sensors)
     results = assess(run, store, chosen, kept_seed if seed is None else seed, policy or None)
@@ -168,7 +168,7 @@ def submit(run: Path, split: Path, out: Path, policy: str = "ppo", team: str = "
     from irlvla.submit import write_submission
 
     torch.set_num_threads(1)
-    data = _data(run, None, None, None, None)
+    data = _data(run)
     store = prepare(Path(data["logs"]), Path(data["maps"]), split, run / "stores" / split.stem, kept_recipe(run)[1])
     plans = learned_plans(run, store, np.arange(len(store)), (policy,))[policy].poses
     write_submission(out, dict(zip(store.tokens, plans, strict=True)), {"team_name": team})
@@ -269,11 +269,20 @@ def _text(path: Path) -> str:
     return str(path.resolve())
 
 
-def _data(run: Path, logs: Path | None, maps: Path | None, split: Path | None, val: Path | None) -> dict[str, str]:
-    """Where a run's data lies: what was given, else what an earlier stage kept; kept for later stages."""
+def _data(
+    run: Path,
+    logs: Path | None = None,
+    maps: Path | None = None,
+    split: Path | None = None,
+    val: Path | None = None,
+    recipe: str | None = None,
+    seed: int | None = None,
+) -> dict[str, str]:
+    """A run's data, recipe and seed: what was given, else what an earlier stage kept; kept for later stages."""
     path = run / "data.json"
     kept = json.loads(path.read_text()) if path.exists() else {}
-    values = dict(kept)
+    values = {"recipe": "default", "seed": "0"} | kept
+    values |= {name: str(value) for name, value in (("recipe", recipe), ("seed", seed)) if value is not None}
     if logs is not None or "logs" not in kept:
         values["logs"] = _text(_root(logs, "OPENSCENE_DATA_ROOT", "--logs"))
     if maps is not None or "maps" not in kept:

@@ -48,7 +48,10 @@ def demo(folder: Path, recipe: Recipe) -> dict[str, Any]:
     keep_recipe(folder, recipe)
     world = folder.resolve() / "world"
     logs, maps, splits = world / "openscene", world / "maps", {name: world / "splits" / f"{name}.yaml" for name in SPLITS}
-    write_json(folder / "data.json", {"logs": logs, "maps": maps, "split": splits["train"], "val": splits["val"]})
+    write_json(
+        folder / "data.json",
+        {"logs": logs, "maps": maps, "recipe": recipe.name, "split": splits["train"], "val": splits["val"], "seed": str(recipe.seed)},
+    )
     cameras = recipe.sensors.cameras
 
     with _stage(folder, "world", [recipe.seed, recipe.logs, cameras]) as state:

@@ -26,6 +26,7 @@ from irlvla.train.reward import RewardConfig
 class Recipe:
     """Configs of a whole run. `logs` is the embedded world's size (None: its default); the seed is in every config."""
 
+    name: str
     seed: int
     logs: int | None
     sensors: SensorConfig
@@ -42,6 +43,7 @@ def default(seed: int = 0) -> Recipe:
     """The recipe of `make demo`: sized for 15 minutes on two cores."""
     imitation = ImitationConfig(seed=seed)
     return Recipe(
+        name="default",
         seed=seed,
         logs=None,
         sensors=SensorConfig(),
@@ -64,6 +66,7 @@ def tiny(seed: int = 0) -> Recipe:
     continued = replace(recipe.imitation_continued, steps=4, batch=8, group=4, candidates=2, save_every=2)
     return replace(
         recipe,
+        name="tiny",
         logs=6,
         imitation=imitation,
         no_camera=replace(imitation, policy=replace(policy, vision=None)),

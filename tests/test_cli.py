@@ -58,7 +58,8 @@ def test_roots_come_from_flags_or_from_navsims_variables(monkeypatch, tmp_path):
     monkeypatch.setenv("OPENSCENE_DATA_ROOT", str(tmp_path / "logs"))
     kept = _data(tmp_path, None, tmp_path / "maps", tmp_path / "train.yaml", None)
     assert kept == json.loads((tmp_path / "data.json").read_text())
-    assert kept["logs"] == str(tmp_path / "logs") and kept["val"] == str(tmp_path / "val.yaml")
+    assert (kept["recipe"], kept["seed"]) == ("default", "0") and _data(tmp_path, recipe="tiny", seed=4)["seed"] == "4"
+    assert _data(tmp_path)["recipe"] == "tiny" and kept["logs"] == str(tmp_path / "logs") and kept["val"] == str(tmp_path / "val.yaml")
     assert _data(tmp_path, None, None, None, tmp_path / "other.yaml")["val"] == str(tmp_path / "other.yaml")
 
 

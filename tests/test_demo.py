@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from irlvla import demo as module
-from irlvla.cli import evaluate
+from irlvla.cli import evaluate, submit, train
 from irlvla.demo import demo
 from irlvla.evaluate import ROW_NAMES, read_table
 from irlvla.recipes import recipe_of
@@ -70,6 +70,11 @@ def test_started_again_the_demo_continues_and_leaves_everything(interrupted, mon
 
     evaluate(folder, policy=("human", "imitation"))
     assert json.loads((folder / "results.json").read_text())["split"] == "val"
+    submit(folder, folder / "world" / "splits" / "val.yaml", folder / "submission.pkl", policy="imitation")
+    assert b"navsim.common.dataclasses" in (folder / "submission.pkl").read_bytes()
+    train("ego_mlp", folder)
+    with pytest.raises(ValueError, match="no checkpoint for 'nobody'; there are: ego_mlp, no_camera"):
+        evaluate(folder, policy=("nobody",))
 
 
 def test_another_seed_is_another_run(interrupted):
