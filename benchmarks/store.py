@@ -1,17 +1,22 @@
 """What a store costs: seconds and bytes a scene, split by part. python benchmarks/store.py WORLD [--split val] [--scenes 100]"""
 
 import json
+import tempfile
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated
 
+import numpy as np
 import tyro
+from PIL import Image
 
 from irlvla.data import features, navsim, store
 from irlvla.data.features import SensorConfig
 from irlvla.prepare import prepared_with_moments
 from irlvla.score.prepared import prepared
+from irlvla.types import HISTORY, Camera
 
 
 def main(world: Annotated[Path, tyro.conf.Positional], split: str = "val", scenes: int = 100) -> None:
@@ -39,12 +44,29 @@ def main(world: Annotated[Path, tyro.conf.Positional], split: str = "val", scene
         found, lambda now, previous: [features.images(one, sensors) for one in (now, previous) if one]
     )
     parts["all but reading"] = _seconds(found, lambda now, previous: prepared_with_moments(now, previous, sensors))
+    parts["pictures of 1920 x 1080"] = len(sensors.cameras) * 2 * _large_picture(found[0][0].cameras[-1][0], sensors)
     record = sum(len(store.packed(prepared(now))[0]) for now, _ in found) // len(found)
     size = store.size_of(1, sensors, record)
     print(f"{len(found)} scenes, {size / 1e3:.0f} kB a scene, of which {record / 1e3:.0f} kB map, traffic and references")
     for name, seconds in parts.items():
         print(f"{name:26s}{1e3 * seconds:8.2f} ms a scene")
     print(json.dumps({"scenes": len(found), "bytes": size, "seconds": parts}))
+
+
+def _large_picture(camera: Camera, sensors: SensorConfig, repeats: int = 20) -> float:
+    """Seconds for one picture of NAVSIM's size, made from the world's by enlarging it and adding noise."""
+    with Image.open(camera.path) as picture:
+        pixels = np.asarray(picture.convert("RGB").resize((1920, 1080)), dtype=np.float64)
+    noise = np.random.default_rng(0).normal(0.0, 6.0, pixels.shape)
+    with tempfile.TemporaryDirectory() as folder:
+        large = replace(camera, path=f"{folder}/large.jpg")
+        Image.fromarray(np.clip(pixels + noise, 0, 255).astype(np.uint8)).save(large.path, quality=90)
+        one = SensorConfig(cameras=(camera.name,), height=sensors.height, width=sensors.width)
+        scene = SimpleNamespace(token="large", cameras=((large,),) * HISTORY)
+        begin = time.perf_counter()
+        for _ in range(repeats):
+            features.images(scene, one)
+        return (time.perf_counter() - begin) / repeats
 
 
 def _seconds(found, work) -> float:
