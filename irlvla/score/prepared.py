@@ -99,7 +99,8 @@ def _prepared(scene: Scene) -> PreparedScene:
         reference_multiplier=0.0,
         human_zero=np.zeros(8, bool),
     )
-    plan = reference_plan(result, traffic.boxes_now, traffic.velocities_now, traffic.types_now, start.speed_limit)
+    lit = dict(zip(("red_polygons", "red_valid"), red_lights(scene, set(lanes))))
+    plan = reference_plan(replace(result, **lit), traffic.boxes_now, traffic.velocities_now, traffic.types_now, start.speed_limit)
     result = replace(result, reference_poses=plan)
     progress, multiplier = reference_progress(result)
     return replace(result, reference_progress=progress, reference_multiplier=multiplier, human_zero=human_zeros(result))
@@ -120,7 +121,10 @@ def human_poses(scene: Scene) -> Float[np.ndarray, "8 3"]:
 
 
 def red_lights(scene: Scene, route_lane_ids: set[str]) -> tuple[Polygons, Bool[np.ndarray, "41 reds"]]:
-    """Lane connectors of the logged (not the corrected) route that are red, each frame's state held for its half second."""
+    """Lane connectors of a route that are red, each frame's state held for its half second.
+
+    The score takes the logged route's lanes here, the reference planner those of the corrected route.
+    """
     frames = scene.traffic_lights[NOW : NOW + FRAMES]
     reds = [{connector for connector, is_red in frame if is_red and connector in route_lane_ids} for frame in frames]
     ids = sorted(set().union(*reds))

@@ -39,7 +39,10 @@ _FORECASTS = POSES // FORECAST_STRIDE + 1
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """Objects near the ego, moving on at constant velocity, every 0.2 s; those that overlap the ego at t0 are left out."""
+    """Objects near the ego, moving on at constant velocity, every 0.2 s; those that overlap the ego at t0 are left out.
+
+    `velocities` point along or against each object's heading, whichever is nearer to its annotated velocity, and keep its speed.
+    """
 
     boxes: Float[np.ndarray, "objects 5"]
     velocities: Float[np.ndarray, "objects 2"]
@@ -56,7 +59,8 @@ def reference_plan(
     """PDM-Closed's plan: global rear-axle poses at 0.0 .. 5.0 s on its path, not yet simulated.
 
     Args:
-        scene: A scene under construction: its ego state, map, route, centerline and red lights are used, its objects are not.
+        scene: A scene under construction: its ego state, map, route and centerline are used, its objects are not. Its red lights
+            must be those of the corrected route.
         boxes: x, y, heading, length, width of the objects annotated at t0, global.
         velocities: Their velocities, global.
         types: Their types, indices into OBJECT_NAMES.
@@ -119,8 +123,16 @@ def _forecast(scene: PreparedScene, boxes: np.ndarray, velocities: np.ndarray, t
         apart.append(place)
     kept = np.array(apart, dtype=np.int64)
     return Forecast(
-        boxes=np.ascontiguousarray(boxes[kept]), velocities=np.where(static[kept, None], 0.0, velocities[kept]), types=types[kept]
+        boxes=np.ascontiguousarray(boxes[kept]), velocities=_along(boxes[kept], velocities[kept], static[kept]), types=types[kept]
     )
+
+
+def _along(boxes: np.ndarray, velocities: np.ndarray, static: np.ndarray) -> np.ndarray:
+    """Velocities turned onto the boxes' headings (reversing ones against them), zero for what cannot move."""
+    turn = boxes[:, 2] - np.arctan2(velocities[:, 1], velocities[:, 0])
+    is_forward = np.abs(np.arctan2(np.sin(turn), np.cos(turn))) < np.pi / 2
+    speeds = np.where(static, 0.0, np.where(is_forward, 1.0, -1.0) * np.hypot(*velocities.T))
+    return speeds[:, None] * np.column_stack([np.cos(boxes[:, 2]), np.sin(boxes[:, 2])])
 
 
 def _forecast_scene(scene: PreparedScene, forecast: Forecast) -> PreparedScene:
@@ -212,8 +224,30 @@ def _gap(box, vertices, low, high):
 
 @no_type_check
 @njit(cache=True, nogil=True)
-def _in_corridor(vertices, low, high, path, first, last):
-    """Whether an outline comes within half the car's width of the path's points first..last, square at both ends."""
+def _corridor(path, progress, start, end):
+    """Where leads are looked for: the path's own points between two ways, without doublets; cut exactly if these are fewer than two."""
+    start, end = min(max(start, 0.0), progress[-1]), min(max(end, 0.0), progress[-1])
+    first, last = np.searchsorted(progress, start), np.searchsorted(progress, end, side="right")
+    line, ends = np.empty((len(path) + 2, 2)), np.empty((2, 3))
+    is_cut, count = last - first < 2, 0
+    _fill_pose(start, path, progress, ends[0])
+    _fill_pose(end, path, progress, ends[1])
+    if is_cut:
+        line[0], count = ends[0, :2], 1
+    for i in range(first, last):
+        if count == 0 or path[i, 0] != line[count - 1, 0] or path[i, 1] != line[count - 1, 1]:
+            line[count] = path[i, :2]
+            count += 1
+    if is_cut and (ends[1, 0] != line[count - 1, 0] or ends[1, 1] != line[count - 1, 1]):
+        line[count] = ends[1, :2]
+        count += 1
+    return line[:count]
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
+def _in_corridor(vertices, low, high, line):
+    """Whether an outline comes within half the car's width of a line, square at both ends."""
     box = np.empty((4, 2))
     low_x, low_y, high_x, high_y = np.inf, np.inf, -np.inf, -np.inf
     for i in range(low, high):
@@ -221,25 +255,24 @@ def _in_corridor(vertices, low, high, path, first, last):
         low_y, high_y = min(low_y, vertices[i, 1]), max(high_y, vertices[i, 1])
     ring_start = np.array([low, high])
     reach = WIDTH
-    for i in range(first, last):
-        x, y, next_x, next_y = path[i, 0], path[i, 1], path[i + 1, 0], path[i + 1, 1]
+    last = len(line) - 2
+    for i in range(last + 1):
+        x, y, next_x, next_y = line[i, 0], line[i, 1], line[i + 1, 0], line[i + 1, 1]
         if min(x, next_x) > high_x + reach or max(x, next_x) < low_x - reach:
             continue
         if min(y, next_y) > high_y + reach or max(y, next_y) < low_y - reach:
             continue
         length = np.hypot(next_x - x, next_y - y)
-        if length == 0.0:
-            continue
         along_x, along_y = (next_x - x) / length, (next_y - y) / length
-        tail = 0.5 * WIDTH if i == first else 0.0
-        head = 0.5 * WIDTH if i == last - 1 else 0.0
+        tail = 0.5 * WIDTH if i == 0 else 0.0
+        head = 0.5 * WIDTH if i == last else 0.0
         middle = 0.5 * (length + head - tail)
         fill_box(x + middle * along_x, y + middle * along_y, np.arctan2(along_y, along_x), length + tail + head, WIDTH, box)
         if box_touches_polygon(box, vertices, ring_start, 0, 1):
             return True
         for k in range(low, high):
             after = k + 1 if k + 1 < high else low
-            if i > first and _point_to_edge(x, y, vertices[k], vertices[after]) <= 0.25 * WIDTH * WIDTH:
+            if i > 0 and _point_to_edge(x, y, vertices[k], vertices[after]) <= 0.25 * WIDTH * WIDTH:
                 return True
     return False
 
@@ -261,12 +294,12 @@ def _point_to_edge(x, y, start, end):
 def _fill_plans(ego, path, progress, boxes, velocities, moves, red_vertices, red_ends, red_centroids, limit, shares, plans):
     """Write the proposals (speeds, 51, 3) along one path: IDM behind the nearest thing ahead in the corridor.
 
-    The corridor runs along the path's own points only, from the ego to where the speed limit leads in 5 s. The lead is looked up
-    every second step; before the first look it stands at the path's origin, so that the first step always brakes hard.
+    The corridor runs from the ego to where the speed limit leads in 5 s. The lead is looked up every second step; before the first
+    look it stands at the path's origin, so that the first step always brakes hard.
     """
     count, reds = len(boxes), len(red_centroids)
     start, _ = _projected(ego[0], ego[1], path, progress)
-    first, last = np.searchsorted(progress, start), np.searchsorted(progress, start + CORRIDOR_TIME * limit, side="right") - 1
+    line = _corridor(path, progress, start, start + CORRIDOR_TIME * limit)
     corners = np.empty((_FORECASTS, 4 * count, 2))
     inside = np.zeros((_FORECASTS, count), dtype=np.bool_)
     ways = np.zeros((_FORECASTS, count))
@@ -286,11 +319,11 @@ def _fill_plans(ego, path, progress, boxes, velocities, moves, red_vertices, red
                 continue
             fill_box(x, y, boxes[i, 2], boxes[i, 3], boxes[i, 4], corners[forecast, 4 * i : 4 * i + 4])
             ways[forecast, i] = way
-            inside[forecast, i] = _in_corridor(corners[forecast], 4 * i, 4 * i + 4, path, first, last)
+            inside[forecast, i] = _in_corridor(corners[forecast], 4 * i, 4 * i + 4, line)
     red_inside, red_ways = np.zeros(reds, dtype=np.bool_), np.zeros(reds)
     for i in range(reds):
         red_ways[i], _ = _projected(red_centroids[i, 0], red_centroids[i, 1], path, progress)
-        red_inside[i] = _in_corridor(red_vertices, red_ends[i], red_ends[i + 1], path, first, last)
+        red_inside[i] = _in_corridor(red_vertices, red_ends[i], red_ends[i + 1], line)
     _drive(
         ego[VX],
         start,
@@ -318,7 +351,8 @@ def _drive(
     """Write the poses of all speeds along one path.
 
     A lead's speed is written only when an object is ahead: where nothing is, or a red light, the speed of the lead of the
-    next slower proposal stays in place. Beyond 4 s each proposal is extended alone, without that leak.
+    next slower proposal stays in place. So does the rear length that is written only when nothing is ahead. Beyond 4 s each
+    proposal is extended alone, without that leak. Nothing keeps a speed from falling below 0.
     """
     count, proposals = len(boxes), len(targets)
     way, speeds = np.full(proposals, start), np.full(proposals, speed)
@@ -327,7 +361,7 @@ def _drive(
     for number in range(proposals):
         _fill_pose(start, path, progress, plans[number, 0])
     for step in range(1, POSES):
-        leaked = 0.0
+        leaked, leaked_rear = 0.0, 0.0
         for number in range(proposals):
             if step % FORECAST_STRIDE == 0:
                 forecast = step // FORECAST_STRIDE
@@ -346,18 +380,20 @@ def _drive(
                         if gap < nearest:
                             nearest, lead = gap, count + i
                 if step >= STEPS:
-                    leaked = 0.0
+                    leaked, leaked_rear = 0.0, 0.0
                 if 0 <= lead < count:
                     leaked = np.hypot(velocities[lead, 0], velocities[lead, 1]) * np.cos(boxes[lead, 2] - pose[2])
-                lead_way[number], lead_rear[number] = progress[-1], 0.5 * LENGTH
                 if lead >= 0:
-                    lead_way[number], lead_rear[number] = way[number] + nearest, 0.0
-                lead_speed[number] = leaked
+                    lead_way[number] = way[number] + nearest
+                else:
+                    lead_way[number], leaked_rear = progress[-1], 0.5 * LENGTH
+                lead_speed[number], lead_rear[number] = leaked, leaked_rear
             speed = speeds[number]
             distance = max(lead_way[number] - way[number] - lead_rear[number], _MINIMUM_GAP)
             closing = speed * (speed - lead_speed[number]) / (2.0 * np.sqrt(_ACCELERATION * _DECELERATION))
             wish = _MINIMUM_GAP + speed * _HEADWAY + closing
-            change = _ACCELERATION * (1.0 - (speed / targets[number]) ** _EXPONENT - (wish / distance) ** 2)
+            share = speed / targets[number] if targets[number] > 0.0 else np.inf
+            change = _ACCELERATION * (1.0 - share**_EXPONENT - (wish / distance) ** 2)
             way[number] += 0.1 * speed
-            speeds[number] = max(speed + 0.1 * min(max(change, -_DECELERATION), _ACCELERATION), 0.0)
+            speeds[number] = speed + 0.1 * min(max(change, -_DECELERATION), _ACCELERATION)
             _fill_pose(way[number], path, progress, plans[number, step])

@@ -1,3 +1,4 @@
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -5,7 +6,7 @@ import pytest
 
 from irlvla.data.navsim import scenes_of_tokens
 from irlvla.score import prepared as preparation
-from irlvla.score.reference import LATERAL_OFFSETS, SPEED_SHARES, reference_proposals
+from irlvla.score.reference import LATERAL_OFFSETS, SPEED_SHARES, _along, _corridor, reference_proposals
 from irlvla.types import STEPS
 from irlvla.vehicle import LENGTH
 
@@ -97,3 +98,49 @@ def test_scores_are_those_of_the_first_four_seconds():
     plans, scores = proposals(straight())
     assert plans.shape[2] == STEPS + 10 and scores.shape == (15,)
     assert ((scores >= 0) & (scores <= 1)).all()
+
+
+def test_a_car_that_slides_is_forecast_along_its_heading_at_its_speed():
+    boxes = np.array([(0.0, 0.0, 0.0, 4.0, 2.0)] * 4)
+    boxes[3, 2] = np.pi / 2
+    velocities = np.array([(3.0, 4.0), (-3.0, 4.0), (0.0, 0.0), (0.0, 2.0)])
+    static = np.array([False, False, False, True])
+    np.testing.assert_allclose(_along(boxes, velocities, static), [(5.0, 0.0), (-5.0, 0.0), (0.0, 0.0), (0.0, 0.0)], atol=1e-12)
+    ahead = straight([("a", 0, 25.0, 0.0, 0.0, 5.0)])
+    sliding = [replace(frame, velocities=np.array([(3.0, 4.0, 0.0)])) for frame in ahead.objects[3:]]
+    np.testing.assert_allclose(proposals(replace(ahead, objects=(*ahead.objects[:3], *sliding)))[0], proposals(ahead)[0], atol=1e-9)
+
+
+def test_a_car_that_reverses_towards_the_ego_is_forecast_backwards():
+    reversing, _ = proposals(straight([("a", 0, 60.0, 0.0, 0.0, -4.0)]))
+    standing, _ = proposals(straight([("a", 0, 60.0, 0.0, 0.0, 0.0)]))
+    assert reversing[0, -1, -1, 0] < standing[0, -1, -1, 0] - 2.0
+
+
+def test_the_reference_minds_the_lights_of_the_corrected_route_which_the_score_does_not():
+    roads = {**tiny.ROADS, "5": ((-60.0, 0.0), (-10.0, 0.0))}
+    lanes = tiny.city(roads, {**tiny.LINKS, "14": ("5", "1")})
+    far = {"lanes": lanes, "start": (-30.0, 0.0, 0.0), "route": ("1", "11", "2"), "speed": 8.0}
+    dark, red = tiny.scene(**far), tiny.scene(**far, lights=[(("114", True),)] * 9)
+    assert len(preparation.prepared(red).red_polygons) == 0
+    assert proposals(red)[0][0, -1, -1, 0] < -10.0 - 4.0 < proposals(dark)[0][0, -1, -1, 0]
+
+
+def test_the_corridor_has_the_paths_own_points_only_unless_these_are_too_few():
+    path = np.array([(0.0, 0.0, 0.0), (10.0, 0.0, 0.0), (10.0, 0.0, 0.0), (20.0, 0.0, 0.0), (200.0, 0.0, 0.0)])
+    progress = path[:, 0].copy()
+    np.testing.assert_allclose(_corridor(path, progress, 5.0, 25.0), [(10.0, 0.0), (20.0, 0.0)])
+    np.testing.assert_allclose(_corridor(path, progress, 30.0, 90.0), [(30.0, 0.0), (90.0, 0.0)])
+    np.testing.assert_allclose(_corridor(path, progress, 15.0, 90.0), [(15.0, 0.0), (20.0, 0.0), (90.0, 0.0)])
+    np.testing.assert_allclose(_corridor(path, progress, 150.0, 900.0), [(150.0, 0.0), (200.0, 0.0)])
+
+
+def test_a_car_that_rolls_back_does_not_stop_at_once():
+    ways = proposals(tiny.scene(speed=-0.5, start=(10.0, 0.0, 0.0)))[0][0, -1, :3, 0]
+    wish = 1.0 - 0.5 * 1.5 + 0.25 / (2.0 * np.sqrt(1.5 * 3.0))
+    np.testing.assert_allclose(np.diff(ways), [-0.05, 0.1 * (-0.5 + 0.15 * (1.0 - (0.5 / 10.0) ** 10 - wish**2))], atol=1e-9)
+
+
+def test_a_speed_limit_of_zero_lets_nobody_drive():
+    plans, _ = proposals(straight(speed=1.0), speed_limit=0.0)
+    assert np.isfinite(plans).all() and (plans[..., -1, 0] < 5.0).all()
