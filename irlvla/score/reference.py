@@ -228,18 +228,19 @@ def _corridor(path, progress, start, end):
     """Where leads are looked for: the path's own points between two ways, without doublets; cut exactly if these are fewer than two."""
     start, end = min(max(start, 0.0), progress[-1]), min(max(end, 0.0), progress[-1])
     first, last = np.searchsorted(progress, start), np.searchsorted(progress, end, side="right")
-    line, ends = np.empty((len(path) + 2, 2)), np.empty((2, 3))
-    is_cut, count = last - first < 2, 0
-    _fill_pose(start, path, progress, ends[0])
-    _fill_pose(end, path, progress, ends[1])
+    line, pose, count = np.empty((len(path) + 2, 2)), np.empty(3), 0
+    is_cut = last - first < 2
     if is_cut:
-        line[0], count = ends[0, :2], 1
+        _fill_pose(start, path, progress, pose)
+        line[0], count = pose[:2], 1
     for i in range(first, last):
-        if count == 0 or path[i, 0] != line[count - 1, 0] or path[i, 1] != line[count - 1, 1]:
+        is_end = is_cut and not start < progress[i] < end
+        if not is_end and (count == 0 or path[i, 0] != line[count - 1, 0] or path[i, 1] != line[count - 1, 1]):
             line[count] = path[i, :2]
             count += 1
-    if is_cut and (ends[1, 0] != line[count - 1, 0] or ends[1, 1] != line[count - 1, 1]):
-        line[count] = ends[1, :2]
+    if is_cut and end > start:
+        _fill_pose(end, path, progress, pose)
+        line[count] = pose[:2]
         count += 1
     return line[:count]
 

@@ -3,6 +3,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from irlvla.data.navsim import scenes_of_tokens
 from irlvla.score import prepared as preparation
@@ -11,6 +13,8 @@ from irlvla.types import STEPS
 from irlvla.vehicle import LENGTH
 
 from .. import tiny
+from . import slow_reference
+from .scenes import prepared_by_hand
 
 GOLDEN = Path(__file__).parents[1] / "golden"
 
@@ -144,3 +148,38 @@ def test_a_car_that_rolls_back_does_not_stop_at_once():
 def test_a_speed_limit_of_zero_lets_nobody_drive():
     plans, _ = proposals(straight(speed=1.0), speed_limit=0.0)
     assert np.isfinite(plans).all() and (plans[..., -1, 0] < 5.0).all()
+
+
+def made_up(seed):
+    """Arguments of `reference_proposals`: a bent path of few or many points, objects of all kinds beside it, perhaps a red light."""
+    random = np.random.default_rng(seed)
+    bend, points = random.uniform(-0.03, 0.03), random.choice([2, 3, 8, 40])
+    way = np.linspace(-20.0, random.choice([30.0, 80.0, 150.0]), points)
+
+    def at(way):
+        return np.stack([np.sin(bend * way) / bend, (1.0 - np.cos(bend * way)) / bend], axis=-1)
+
+    line = at(way) if points < 10 else np.concatenate([at(way[:12]), at(way[11:])])
+    count = random.integers(0, 9)
+    ways, offsets = random.uniform(-15.0, 80.0, count), random.normal(0.0, 2.5, count)
+    headings = bend * ways
+    places = at(ways) + offsets[:, None] * np.stack([-np.sin(headings), np.cos(headings)], axis=-1)
+    headings = headings + random.choice([0.0, 0.0, np.pi, np.pi / 2, 0.4], count)
+    boxes = np.column_stack([places, headings, random.uniform(0.5, 8.0, count), random.uniform(0.4, 2.5, count)])
+    courses = headings + random.choice([0.0, 0.0, np.pi, 0.9], count)
+    speeds = random.uniform(0.0, 12.0, count) * random.integers(0, 2, count)
+    velocities = speeds[:, None] * np.stack([np.cos(courses), np.sin(courses)], axis=-1)
+    stop = random.uniform(-5.0, 60.0)
+    reds = [(np.array([(stop, -3.0), (stop + 12.0, -2.0), (stop + 14.0, 2.0), (stop, 2.0)]), np.ones(STEPS, bool))] * random.integers(0, 2)
+    speed = random.choice([0.0, 0.3, -0.4, random.uniform(0.0, 20.0)])
+    scene = prepared_by_hand(speed=speed, reds=reds, centerline=line, origin=(0.0, 0.0, 0.0))
+    return scene, boxes, velocities, random.integers(0, 7, count), random.choice([None, 5.0, 13.0, 25.0])
+
+
+@settings(max_examples=25, deadline=None, derandomize=True)
+@given(st.integers(0, 2**32 - 1))
+def test_the_fast_planner_equals_its_slow_twin(seed):
+    arguments = made_up(seed)
+    fast, slow = reference_proposals(*arguments)[0], slow_reference.proposals(*arguments)
+    np.testing.assert_allclose(fast[..., :2], slow[..., :2], atol=1e-6)
+    np.testing.assert_allclose(np.exp(1j * fast[..., 2]), np.exp(1j * slow[..., 2]), atol=1e-6)
