@@ -41,7 +41,7 @@ class Recipe:
 
 def default(seed: int = 0) -> Recipe:
     """The recipe of `make demo`: sized for 15 minutes on two cores."""
-    imitation = ImitationConfig(seed=seed)
+    imitation = ImitationConfig(seed=seed, prior=EgoMlpConfig(seed=seed))
     return Recipe(
         name="default",
         seed=seed,
@@ -61,7 +61,19 @@ def tiny(seed: int = 0) -> Recipe:
     """Every stage for a few steps on a handful of logs: shows that the path is whole, learns next to nothing."""
     recipe = default(seed)
     policy = PolicyConfig(vision=VisionConfig(widths=(8, 16, 16)), birds_eye=BirdsEyeConfig(), anchors=6, width=32)
-    imitation = replace(recipe.imitation, policy=policy, steps=12, batch=8, warmup=2, save_every=4, candidates=1)
+    prior = replace(recipe.ego_mlp, steps=20, batch=16)
+    imitation = replace(
+        recipe.imitation,
+        policy=policy,
+        prior=prior,
+        steps=8,
+        batch=8,
+        planner_steps=6,
+        planner_batch=8,
+        warmup=2,
+        save_every=4,
+        candidates=1,
+    )
     few = CandidatesConfig(deployed=2, likely=4, even=2, vocabulary=16, near=3, far=1)
     continued = replace(recipe.imitation_continued, steps=4, batch=8, group=4, candidates=2, save_every=2)
     return replace(
@@ -70,7 +82,7 @@ def tiny(seed: int = 0) -> Recipe:
         logs=6,
         imitation=imitation,
         no_camera=replace(imitation, policy=replace(policy, vision=None)),
-        ego_mlp=replace(recipe.ego_mlp, steps=20, batch=16, candidates=1),
+        ego_mlp=replace(prior, candidates=1),
         reward=replace(recipe.reward, candidates=few, steps=6, batch=8, proposals=6, group=6, warmup=2, save_every=3),
         ppo=replace(recipe.ppo, iterations=3, scenes=6, group=4, candidates=2, save_every=1),
         imitation_continued=continued,
@@ -114,8 +126,10 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
     own, policy, judge = folder / stage, checkpoint_of(folder, "imitation"), checkpoint_of(folder, "reward")
     tokens = folder / "stores" / "tokens"
     match stage:
-        case "imitation" | "no_camera":
-            return imitation.fit(getattr(recipe, stage), train, val, own, resume)
+        case "imitation":
+            return imitation.fit(recipe.imitation, train, val, own, resume, tokens)
+        case "no_camera":
+            return imitation.fit(recipe.no_camera, train, val, own, resume)
         case "ego_mlp":
             return controls.fit_ego_mlp(recipe.ego_mlp, train, val, own, resume)
         case "reward":

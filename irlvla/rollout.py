@@ -136,7 +136,8 @@ def scene_cache(
 def _cache_key(policy: Policy, store: Store, indices: np.ndarray, previous: bool) -> str:
     digest = hashlib.sha256(f"{getattr(store, 'key', '')} {previous}".encode())
     digest.update(indices.astype(np.int64).tobytes())
-    for tensor in policy.state_dict().values():
+    parts = [part for part in (policy.encoder, policy.birds_eye) if part is not None]
+    for tensor in [tensor for part in parts for tensor in part.state_dict().values()]:
         digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
@@ -171,6 +172,30 @@ def cached_plans(policy: Policy, cache: SceneCache, batch: int = 128) -> Float[n
 def plans(policy: Policy, store: Store, indices: Indices, previous: bool = False) -> Float[np.ndarray, "scenes 8 3"]:
     """The policy's deployed plans of some scenes, straight from the store, in metres."""
     return cached_plans(policy, scene_cache(policy, store, indices, previous))
+
+
+@dataclass(frozen=True, slots=True)
+class StageCaches:
+    """Scene caches of train and val, both moments."""
+
+    train: SceneCache
+    train_before: SceneCache
+    val: SceneCache
+    val_before: SceneCache
+
+
+def stage_caches(policy: Policy, store_train: Store, store_val: Store, folder: Path | None) -> StageCaches:
+    """Scene caches that stage 3 works on; read from `folder` where they are already there."""
+
+    def cache(store: Store, name: str, previous: bool) -> SceneCache:
+        return scene_cache(policy, store, np.arange(len(store)), previous, None if folder is None else folder / name)
+
+    return StageCaches(
+        cache(store_train, "train", False),
+        cache(store_train, "train_before", True),
+        cache(store_val, "val", False),
+        cache(store_val, "val_before", True),
+    )
 
 
 def ego_inputs(

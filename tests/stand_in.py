@@ -7,6 +7,7 @@ import numpy as np
 from irlvla.data.store import Store
 from irlvla.model.policy import PolicyConfig
 from irlvla.model.vision import VisionConfig
+from irlvla.train.controls import EgoMlpConfig
 from irlvla.train.imitation import ImitationConfig
 from irlvla.types import Features
 
@@ -14,8 +15,11 @@ from .score.scenes import prepared_by_hand, rectangle
 
 HEIGHT, WIDTH = 32, 48
 VISION = VisionConfig(picture_height=HEIGHT, picture_width=WIDTH, widths=(8, 16, 16))
-POLICY = PolicyConfig(vision=VISION, anchors=4, width=32)
-IMITATION = ImitationConfig(policy=POLICY, steps=6, batch=8, warmup=1, candidates=2, save_every=3)
+POLICY = PolicyConfig(vision=VISION, anchors=4, width=32, prior_width=32)
+PRIOR = EgoMlpConfig(steps=20, batch=16, width=32)
+IMITATION = ImitationConfig(
+    policy=POLICY, prior=PRIOR, steps=4, planner_steps=4, batch=8, planner_batch=8, warmup=1, candidates=2, save_every=3
+)
 
 
 class MemoryStore(Store):

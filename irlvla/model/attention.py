@@ -15,38 +15,42 @@ def feed_forward(inputs: int, inner: int, outputs: int) -> nn.Sequential:
 
 
 class CrossAttention(nn.Module):
-    """Queries attend to a memory whose keys and values are computed once a scene; it starts as the identity."""
+    """Queries attend to tokens; it starts as the identity.
 
-    def __init__(self, width: int, memory_width: int, heads: int = 4) -> None:
+    Few queries face many tokens, so it is the queries that are taken to the tokens' space and what they gathered that is
+    taken back: the tokens themselves are never projected. Same function as the usual order, a third less work.
+    """
+
+    def __init__(self, width: int, token_width: int, heads: int = 4) -> None:
         super().__init__()
         self.heads = heads
         self.norm = nn.LayerNorm(width)
-        self.query = nn.Linear(width, width)
-        self.key_value = nn.Linear(memory_width, 2 * width)
-        self.out = nn.Linear(width, width)
+        self.query = nn.Linear(width, heads * token_width)
+        self.out = nn.Linear(heads * token_width, width)
         nn.init.zeros_(self.out.weight)
         nn.init.zeros_(self.out.bias)
 
-    def memory(self, tokens: Float[Tensor, "scenes tokens memory_width"]) -> Float[Tensor, "2 scenes heads tokens head_width"]:
-        scenes, count, _ = tokens.shape
-        return self.key_value(tokens).view(scenes, count, 2, self.heads, -1).permute(2, 0, 3, 1, 4)
-
     def forward(
-        self, queries: Float[Tensor, "scenes queries width"], memory: Float[Tensor, "2 scenes heads tokens head_width"]
+        self, queries: Float[Tensor, "scenes queries width"], tokens: Float[Tensor, "scenes tokens token_width"]
     ) -> Float[Tensor, "scenes queries width"]:
-        scenes, count, width = queries.shape
-        query = self.query(self.norm(queries)).view(scenes, count, self.heads, -1).transpose(1, 2)
-        attended = functional.scaled_dot_product_attention(query, memory[0], memory[1])
-        return queries + self.out(attended.transpose(1, 2).reshape(scenes, count, width))
+        scenes, count, _ = queries.shape
+        query = self.query(self.norm(queries)).view(scenes, count * self.heads, -1)
+        weights = torch.softmax(query @ tokens.to(query.dtype).transpose(1, 2) * query.shape[-1] ** -0.5, dim=-1)
+        return queries + self.out((weights.to(query.dtype) @ tokens.to(query.dtype)).view(scenes, count, -1))
+
+
+def squashed(grid: Float[Tensor, "scenes channels rows columns"]) -> Float[Tensor, "scenes channels rows columns"]:
+    """Grid features in (-1, 1), as lookups want them: the supervised channels are logits."""
+    return torch.tanh(0.5 * grid.float())
 
 
 def grid_lookup(
     grid: Float[Tensor, "scenes channels rows columns"], points: Float[Tensor, "scenes queries points 2"]
 ) -> Float[Tensor, "scenes queries points_channels"]:
-    """Bird's-eye features at points in the ego frame (m), squashed to (-1, 1), bilinear, 0 outside; a query's points side by side."""
+    """Bird's-eye features at points in the ego frame (m), bilinear, 0 outside; a query's points side by side."""
     x = (points[..., 0] - GRID_BACK) / GRID_SIZE * 2 - 1
     y = (points[..., 1] - GRID_SIDE) / GRID_SIZE * 2 - 1
-    found = functional.grid_sample(torch.tanh(0.5 * grid.float()), torch.stack([y, x], dim=-1), align_corners=False)
+    found = functional.grid_sample(grid.float(), torch.stack([y, x], dim=-1), align_corners=False)
     return found.permute(0, 2, 3, 1).flatten(2)
 
 

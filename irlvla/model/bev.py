@@ -104,30 +104,32 @@ class BirdsEye(nn.Module):
             below = self.cell_token(functional.avg_pool2d(coarse, 2).flatten(2).transpose(1, 2))
             front = features.coarse[:, :FRONT_VIEWS].flatten(3).permute(0, 1, 3, 2).flatten(1, 2)
             front = self.image_norm(self.image(front)) + self.ray(self.rays)
-            answers = self.answer(self.questions.expand(len(front), -1, -1), self.answer.memory(front))
+            answers = self.answer(self.questions.expand(len(front), -1, -1), front)
             ahead = torch.stack([head(answers[:, index]) for index, head in enumerate(self.ahead)], dim=1)
             pooled = front.transpose(1, 2).unflatten(2, (FRONT_VIEWS * self.rows, self.columns))
             pooled = (
                 functional.adaptive_avg_pool2d(pooled, (FRONT_VIEWS * self.rows // 2, (self.columns + 1) // 2)).flatten(2).transpose(1, 2)
             )
         tokens = torch.cat([below.float(), pooled.float(), answers.float()], dim=1)
-        return Seen(SceneTokens(tokens, grid.float()), ahead.float())
+        return Seen(SceneTokens(functional.layer_norm(tokens, tokens.shape[-1:]), grid.float()), ahead.float())
 
     def _lifted(self, fine: Float[Tensor, "scenes views width rows columns"]) -> Float[Tensor, "scenes fine_width cells cells"]:
         """Pictures looked up at the grid's cells, summed over the views that show them."""
         scenes, side, heights = len(fine), self.config.cells, len(self.config.heights)
-        cells = self.place(self.places).expand(scenes, -1, -1)
+        # Pixels first, scenes next: one matrix product a view looks all scenes up.
+        pixels = fine.permute(1, 3, 4, 0, 2).flatten(1, 2).flatten(2).unbind(0)
+        cells = self.place(self.places)[:, None].expand(-1, scenes, -1)
         for index, lift in enumerate(self.lift):
             chosen, weights = getattr(self, f"cells{index}"), getattr(self, f"weights{index}")
-            pixels = fine[:, index].permute(0, 2, 3, 1).flatten(1, 2)
-            found = lift((weights.to(pixels.dtype) @ pixels).view(scenes, len(chosen), heights * pixels.shape[2]))
-            cells = cells.index_add(1, chosen, found.to(cells.dtype))
-        return cells.transpose(1, 2).unflatten(2, (side, side))
+            found = (weights.to(fine.dtype) @ pixels[index]).view(heights, len(chosen) * scenes, -1)
+            lifted = torch.cat(found.unbind(0), dim=1) if heights > 1 else found[0]
+            cells = cells.index_add(0, chosen, lift(lifted).view(len(chosen), scenes, -1).to(cells.dtype))
+        return cells.permute(1, 2, 0).unflatten(2, (side, side)).contiguous(memory_format=torch.channels_last)
 
 
 def visible_cells(
     view: View, config: BirdsEyeConfig, rows: int, columns: int
-) -> tuple[Int[Tensor, "cells"], Float[Tensor, "cells_heights pixels"]]:
+) -> tuple[Int[Tensor, "cells"], Float[Tensor, "heights_cells pixels"]]:
     """Cells that a view shows, and for their points at each height the bilinear weights of the feature map's pixels.
 
     The weights never change, and as a matrix they are several times faster than a lookup.
@@ -141,7 +143,7 @@ def visible_cells(
         places.append(place.clamp(-2, 2))
         shown |= inside
     chosen = torch.nonzero(shown)[:, 0]
-    points = torch.stack(places, dim=1)[chosen].flatten(0, 1)
+    points = torch.stack(places)[:, chosen].flatten(0, 1)
     identity = torch.eye(rows * columns).view(1, rows * columns, rows, columns)
     return chosen, functional.grid_sample(identity, points[None, :, None], align_corners=False)[0, :, :, 0].T.contiguous()
 

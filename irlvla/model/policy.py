@@ -12,7 +12,7 @@ from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
-from irlvla.model.attention import CrossAttention, feed_forward, footprints, grid_lookup
+from irlvla.model.attention import CrossAttention, feed_forward, footprints, grid_lookup, squashed
 from irlvla.model.bev import BirdsEye, BirdsEyeConfig, SceneTokens, Seen
 from irlvla.model.diffusion import DiffusionConfig, alphas_cumprod, noisy, previous_mean
 from irlvla.model.vision import ImageEncoder, VisionConfig
@@ -32,15 +32,17 @@ class PolicyConfig:
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     anchors: int = 20
     width: int = 128
+    prior_width: int = 256
     layers: int = 2
 
 
 @dataclass(frozen=True, slots=True)
 class Memory:
-    """What the planner keeps of a scene while denoising: ego embedding, keys and values of each layer, the grid."""
+    """What the planner keeps of a scene while denoising; `prior` is the plan that ego status alone suggests, normalised."""
 
     ego: Float[Tensor, "scenes width"]
-    keys_values: tuple[Tensor, ...]
+    prior: Float[Tensor, "scenes 24"]
+    tokens: Float[Tensor, "scenes tokens token_width"] | None
     grid: Float[Tensor, "scenes channels 32 32"] | None
 
 
@@ -64,6 +66,25 @@ class EgoEncoder(nn.Module):
         return self.layers(torch.cat([(ego_history / self.scale).flatten(1), command], dim=1))
 
 
+class EgoMlp(nn.Module):
+    """The control that knows only ego status and command: one hidden layer stack to one trajectory."""
+
+    def __init__(self, width: int = 256) -> None:
+        super().__init__()
+        self.ego = EgoEncoder(width)
+        self.out = nn.Sequential(nn.GELU(), nn.Linear(width, 24))
+        self.register_buffer("offset", torch.zeros(3))
+        self.register_buffer("scale", torch.ones(3))
+
+    def forward(self, ego_history: Float[Tensor, "scenes 4 7"], command: Float[Tensor, "scenes 4"]) -> Float[Tensor, "scenes 8 3"]:
+        """Normalised trajectories."""
+        return self.out(self.ego(ego_history, command)).unflatten(1, (8, 3))
+
+    def plan(self, ego_history: Float[Tensor, "scenes 4 7"], command: Float[Tensor, "scenes 4"]) -> Float[Tensor, "scenes 8 3"]:
+        """The plan to drive, in metres."""
+        return self(ego_history, command) * self.scale + self.offset
+
+
 class PlannerLayer(nn.Module):
     """One round of looking: at the scene's tokens, and at the grid under the trajectory; then a better trajectory."""
 
@@ -71,7 +92,7 @@ class PlannerLayer(nn.Module):
         super().__init__()
         self.attention = None if token_width is None else CrossAttention(width, token_width)
         self.lookup = None if token_width is None else nn.Linear(8 * len(FOOTPRINT) * channels, width)
-        self.trajectory = nn.Linear(24, width)
+        self.trajectory = nn.Linear(48, width)
         self.norm = nn.LayerNorm(width)
         self.mixer = feed_forward(width, 3 * width, width)
         self.out_norm = nn.LayerNorm(width)
@@ -84,7 +105,10 @@ class PlannerLayer(nn.Module):
 
 
 class Policy(nn.Module):
-    """The unified policy; `set_normaliser` must be called (or weights loaded) before it plans."""
+    """The unified policy; `set_normaliser` must be called (or weights loaded) before it plans.
+
+    `prior` is a separately trained, then frozen plan from ego status alone, given to the planner as a hint.
+    """
 
     def __init__(self, config: PolicyConfig) -> None:
         super().__init__()
@@ -93,8 +117,9 @@ class Policy(nn.Module):
         self.encoder = None if config.vision is None else ImageEncoder(config.vision)
         self.birds_eye = None if config.vision is None else BirdsEye(config.birds_eye, config.vision)
         token_width = None if config.vision is None else config.birds_eye.width
+        self.prior = EgoMlp(config.prior_width).requires_grad_(False)
         self.ego = EgoEncoder(width)
-        self.ego_token = None if token_width is None else nn.Linear(width, token_width)
+        self.from_prior = nn.Linear(config.prior_width + 24, width)
         self.anchor_embedding = nn.Parameter(torch.randn(count, width) * 0.02)
         self.time = feed_forward(9, width, width)
         self.query = feed_forward(24, width, width)
@@ -116,6 +141,8 @@ class Policy(nn.Module):
         """Sets anchors, the poses' range, and the start noise, which stays fixed for good (EC depends on it)."""
         self.offset.copy_(offset)
         self.scale.copy_(scale)
+        self.prior.offset.copy_(offset)
+        self.prior.scale.copy_(scale)
         self.anchors.copy_(self.normalised(anchors_in_metres))
         self.start_noise.copy_(torch.randn(self.anchors.shape, generator=generator))
 
@@ -131,11 +158,12 @@ class Policy(nn.Module):
 
     def remember(self, scene: SceneTokens | None, ego_history: Float[Tensor, "scenes 4 7"], command: Float[Tensor, "scenes 4"]) -> Memory:
         """What denoising needs of a scene, computed once for all steps and queries."""
-        ego = self.ego(ego_history, command)
-        if scene is None or self.ego_token is None:
-            return Memory(ego, (), None)
-        tokens = torch.cat([scene.tokens.float(), self.ego_token(ego)[:, None]], dim=1)
-        return Memory(ego, tuple(layer.attention.memory(tokens) for layer in self.layers), scene.grid)
+        hidden = self.prior.ego(ego_history, command)
+        prior = self.prior.out(hidden)
+        ego = self.ego(ego_history, command) + self.from_prior(torch.cat([hidden, prior], dim=1))
+        if scene is None or self.config.vision is None:
+            return Memory(ego, prior, None, None)
+        return Memory(ego, prior, scene.tokens.float(), squashed(scene.grid))
 
     def denoise(
         self,
@@ -147,10 +175,10 @@ class Policy(nn.Module):
         """Clean trajectories and confidences of noisy ones, from each layer in turn (the last is the answer)."""
         values = self.query(state.flatten(2)) + self.anchor_embedding[anchor] + self.time(time_features(timestep)) + memory.ego[:, None]
         clean, outputs = state, []
-        for index, layer in enumerate(self.layers):
-            values = values + layer.trajectory(clean.flatten(2))
-            if layer.attention is not None and memory.grid is not None:
-                values = layer.attention(values, memory.keys_values[index])
+        for layer in self.layers:
+            values = values + layer.trajectory(torch.cat([clean.flatten(2), clean.flatten(2) - memory.prior[:, None]], dim=2))
+            if layer.attention is not None and memory.tokens is not None:
+                values = layer.attention(values, memory.tokens)
                 points = footprints(self.in_metres(clean), self.footprint)
                 values = values + layer.lookup(grid_lookup(memory.grid, points))
             values = values + layer.mixer(layer.norm(values))
@@ -195,23 +223,13 @@ class Policy(nn.Module):
         return self.in_metres(proposals.clean[torch.arange(len(best), device=best.device), best])
 
 
-class EgoMlp(nn.Module):
-    """The control that knows only ego status and command: one hidden layer stack to one trajectory."""
-
-    def __init__(self, width: int = 256) -> None:
-        super().__init__()
-        self.ego = EgoEncoder(width)
-        self.out = nn.Sequential(nn.GELU(), nn.Linear(width, 24))
-        self.register_buffer("offset", torch.zeros(3))
-        self.register_buffer("scale", torch.ones(3))
-
-    def forward(self, ego_history: Float[Tensor, "scenes 4 7"], command: Float[Tensor, "scenes 4"]) -> Float[Tensor, "scenes 8 3"]:
-        """Normalised trajectories."""
-        return self.out(self.ego(ego_history, command)).unflatten(1, (8, 3))
-
-    def plan(self, ego_history: Float[Tensor, "scenes 4 7"], command: Float[Tensor, "scenes 4"]) -> Float[Tensor, "scenes 8 3"]:
-        """The plan to drive, in metres."""
-        return self(ego_history, command) * self.scale + self.offset
+def planner_parameters(policy: Policy) -> list[nn.Parameter]:
+    """Freezes vision part and prior in place and gives the parameters that are left to learn."""
+    policy.requires_grad_(True)
+    for part in (policy.encoder, policy.birds_eye, policy.prior):
+        if part is not None:
+            part.requires_grad_(False)
+    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
 
 
 def time_features(timestep: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch 9"]:

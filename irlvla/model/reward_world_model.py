@@ -11,7 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional
 
-from irlvla.model.attention import CrossAttention, feed_forward, footprints, grid_lookup
+from irlvla.model.attention import CrossAttention, feed_forward, footprints, grid_lookup, squashed
 from irlvla.model.bev import SceneTokens
 from irlvla.model.policy import EgoEncoder
 from irlvla.types import SubScores
@@ -45,7 +45,6 @@ class RewardWorldModel(nn.Module):
         points = torch.tensor([(1.4, 0.0), (4.05, 1.15), (4.05, -1.15), (-1.1, 1.15), (-1.1, -1.15), (8.0, 0.0)])
         self.register_buffer("points", points, persistent=False)
         self.ego = EgoEncoder(width)
-        self.ego_token = nn.Linear(width, config.token_width)
         self.pose = feed_forward(len(points) * config.channels + 8, 2 * config.pose_width, config.pose_width)
         self.trajectory = nn.Linear(config.samples * config.pose_width + 48, width)
         self.attention = nn.ModuleList(CrossAttention(width, config.token_width) for _ in range(config.layers))
@@ -73,9 +72,9 @@ class RewardWorldModel(nn.Module):
             poses: candidates in the ego frame, m and rad.
         """
         ego = self.ego(ego_history, command)
-        tokens = torch.cat([scene.tokens.float(), self.ego_token(ego)[:, None]], dim=1)
+        tokens = scene.tokens.float()
         dense = resampled(poses, self.config.samples)
-        found = grid_lookup(scene.grid, footprints(dense, self.points)).unflatten(2, (self.config.samples, -1))
+        found = grid_lookup(squashed(scene.grid), footprints(dense, self.points)).unflatten(2, (self.config.samples, -1))
         step = torch.diff(torch.cat([torch.zeros_like(dense[:, :, :1]), dense], dim=2), dim=2)
         place = torch.cat([(dense - self.offset) / self.scale, step[..., :2], 10 * step[..., 2:], time_of(dense)], dim=-1)
         each = functional.gelu(self.pose(torch.cat([found, place], dim=-1))).flatten(2)
@@ -86,7 +85,7 @@ class RewardWorldModel(nn.Module):
         )
         values = self.trajectory(torch.cat([each, shape], dim=-1)) + ego[:, None]
         for attention, norm, mixer in zip(self.attention, self.norms, self.mixers, strict=True):
-            values = attention(values, attention.memory(tokens))
+            values = attention(values, tokens)
             values = values + mixer(norm(values))
         return dict(zip(HEADS, self.heads(self.norm(values)).split(list(OUTPUTS.values()), dim=-1), strict=True))
 

@@ -13,12 +13,22 @@ import torch
 
 from irlvla import run
 from irlvla.data.store import Store
-from irlvla.model.diffusion import ExplorationConfig, exploration_of, noisy
-from irlvla.model.policy import planner_loss
-from irlvla.rollout import load_policy, load_reward_world_model, log_halves, predicted_sub_scores, proposals, remembered
+from irlvla.model.diffusion import ExplorationConfig, exploration_of
+from irlvla.model.policy import planner_parameters
+from irlvla.rollout import (
+    StageCaches,
+    load_policy,
+    load_reward_world_model,
+    log_halves,
+    predicted_sub_scores,
+    proposals,
+    remembered,
+    stage_caches,
+)
 from irlvla.score.epdms import epdms
+from irlvla.train.imitation import denoising_loss, keep_best
 from irlvla.train.loop import batch_rows, cosine_rate, follow, progress, set_rate, step_generator
-from irlvla.train.ppo import StageCaches, candidate_steps, frozen_vision, keep_best, stage_caches
+from irlvla.train.ppo import candidate_steps
 from irlvla.train.reward import rows_of
 
 
@@ -62,7 +72,7 @@ def fit(
     caches = stage_caches(policy, store_train, store_val, cache_folder)
     half = log_halves(store_train.log_names, config.seed)[1] if config.target == "best_of_g" else np.arange(len(store_train))
     wanted = caches.train.human[half] if config.target == "human" else _best_of_group(config, policy, reward, caches, half)
-    optimiser = torch.optim.AdamW(frozen_vision(policy), lr=config.rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(planner_parameters(policy), lr=config.rate, weight_decay=config.weight_decay)
     modules = {"policy": policy, "average": average}
     values = {"step": 0, "best": None}
     if resume and (folder / "state" / "state.json").exists():
@@ -77,15 +87,8 @@ def fit(
             set_rate(optimiser, config.rate * cosine_rate(step, config.steps, 1))
             picked = batch_rows(len(half), config.batch, step, config.seed)
             generator = step_generator(config.seed, step)
-            count = policy.config.anchors
             memory = remembered(policy, caches.train, half[picked])
-            anchor = torch.arange(count).expand(len(picked), -1)
-            timestep = torch.randint(0, policy.config.diffusion.truncation, (len(picked), 1), generator=generator).expand(-1, count)
-            noise = torch.randn(len(picked), count, 8, 3, generator=generator)
-            state = noisy(policy.anchors.expand(len(picked), -1, -1, -1), noise, policy.alphas[timestep])
-            loss, parts = planner_loss(
-                policy, policy.denoise(memory, state, timestep, anchor), torch.from_numpy(np.asarray(wanted[picked])).float()
-            )
+            loss, parts = denoising_loss(policy, memory, torch.from_numpy(np.asarray(wanted[picked])).float(), generator)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 5.0)

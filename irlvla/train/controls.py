@@ -6,26 +6,27 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 
 from irlvla import run
 from irlvla.data.store import Store
 from irlvla.model.diffusion import normaliser_of
 from irlvla.model.policy import EgoMlp
 from irlvla.rollout import ego_plans
-from irlvla.train.imitation import ego_status, humans, moments
 from irlvla.train.loop import batch_rows, cosine_rate, follow, probe_values, progress, set_rate
+from irlvla.train.moments import ego_status, humans, moments
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EgoMlpConfig:
-    """One run of the ego-status control."""
+    """One training of a plan from ego status alone: the control's, and the hint's that policies get."""
 
     seed: int = 0
     width: int = 256
-    steps: int = 2000
+    steps: int = 6000
     batch: int = 128
-    rate: float = 1e-3
-    weight_decay: float = 1e-4
+    rate: float = 2e-3
+    weight_decay: float = 1e-2
     average_decay: float = 0.995
     candidates: int = 3
 
@@ -41,7 +42,7 @@ def fit_ego_mlp(config: EgoMlpConfig, store_train: Store, store_val: Store, fold
         return folder / "checkpoint"
     pairs = moments(store_train)
     human = humans(store_train, pairs)
-    ego_history, command = (torch.from_numpy(values) for values in ego_status(store_train, pairs))
+    ego_history, command = ego_status(store_train, pairs)
     offset, scale = normaliser_of(human)
     torch.manual_seed(config.seed)
     model = EgoMlp(config.width)
@@ -54,16 +55,9 @@ def fit_ego_mlp(config: EgoMlpConfig, store_train: Store, store_val: Store, fold
     val = np.arange(len(store_val))
     with run.metrics_writer(folder) as write, progress("ego_mlp", config.steps, 0) as advance:
         for step in range(config.steps):
-            set_rate(optimiser, config.rate * cosine_rate(step, config.steps, 50))
-            rows = batch_rows(len(pairs), config.batch, step, config.seed)
-            wanted = (torch.from_numpy(human[rows]) - model.offset) / model.scale
-            loss = (model(ego_history[rows], command[rows]) - wanted).abs().mean()
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            optimiser.step()
-            follow(average, model, config.average_decay, step)
+            loss = ego_mlp_step(config, model, average, optimiser, ego_history, command, human, step)
             if step % 100 == 0:
-                write(step, train__loss=float(loss.detach()))
+                write(step, train__loss=loss)
             if step in candidates:
                 probed = probe_values(store_val, val, ego_plans(average, store_val, val), ego_plans(average, store_val, val, previous=True))
                 write(step, **{f"val__{name}": value for name, value in probed.items()})
@@ -73,5 +67,28 @@ def fit_ego_mlp(config: EgoMlpConfig, store_train: Store, store_val: Store, fold
                     run.save(
                         folder / "checkpoint", {"ego_mlp": average.state_dict()}, config, {"offset": offset, "scale": scale}, provenance
                     )
-            advance(f"loss {float(loss.detach()):.4f}")
+            advance(f"loss {loss:.4f}")
     return folder / "checkpoint"
+
+
+def ego_mlp_step(
+    config: EgoMlpConfig,
+    model: EgoMlp,
+    average: EgoMlp,
+    optimiser: torch.optim.Optimizer,
+    ego_history: Float[np.ndarray, "moments 4 7"],
+    command: Float[np.ndarray, "moments 4"],
+    human: Float[np.ndarray, "moments 8 3"],
+    step: int,
+) -> float:
+    """One update on one batch of all moments; moves the average too and gives the loss."""
+    set_rate(optimiser, config.rate * cosine_rate(step, config.steps, 50))
+    rows = batch_rows(len(human), config.batch, step, config.seed)
+    device = model.scale.device
+    wanted = (torch.from_numpy(human[rows]).to(device) - model.offset) / model.scale
+    loss = (model(torch.from_numpy(ego_history[rows]).to(device), torch.from_numpy(command[rows]).to(device)) - wanted).abs().mean()
+    optimiser.zero_grad(set_to_none=True)
+    loss.backward()
+    optimiser.step()
+    follow(average, model, config.average_decay, step)
+    return float(loss.detach())

@@ -1,7 +1,9 @@
-"""Stage 1: imitation. The whole policy learns the human's plan, and a bird's-eye view from the log's annotations.
+"""Stage 1: imitation. First the whole policy learns the human's plan, and a bird's-eye view from the log's annotations; then
+the vision part is frozen, its scene tokens are kept, and the planner learns on alone, many times faster.
 
-`fit` trains the policy, and with `PolicyConfig(vision=None)` the control without a camera; `fit_ego_mlp` (in
-`irlvla.train.controls`) the one that knows only ego status.
+Before both, a small network learns a plan from ego status alone (`EgoMlp`), which the planner gets as a hint: what needs
+no looking is learned where it is cheap. `fit` trains the policy, and with `PolicyConfig(vision=None)` the control without a
+camera.
 """
 
 import copy
@@ -14,22 +16,31 @@ from torch import Tensor
 
 from irlvla import run
 from irlvla.data.store import Store
-from irlvla.model.bev import ahead_loss, map_loss
+from irlvla.model.bev import SceneTokens, ahead_loss, map_loss
 from irlvla.model.diffusion import k_means, noisy, normaliser_of
-from irlvla.model.policy import Policy, PolicyConfig, planner_loss
-from irlvla.rollout import ego_inputs, scene_cache
+from irlvla.model.policy import Memory, Policy, PolicyConfig, planner_loss, planner_parameters
+from irlvla.rollout import StageCaches, inputs, stage_caches
+from irlvla.train.controls import EgoMlpConfig, ego_mlp_step
 from irlvla.train.loop import batch_rows, cosine_rate, follow, probe, progress, set_rate, step_generator
+from irlvla.train.moments import ego_status, humans, moments, pictures
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ImitationConfig:
-    """One imitation run. Rate, decay and loss weights are DiffusionDrive's; the rest was measured on the embedded world."""
+    """One imitation run: `steps` with pictures, then `planner_steps` on kept scene tokens.
+
+    Loss weights and rate are DiffusionDrive's; the rest was measured on the embedded world.
+    """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
+    prior: EgoMlpConfig = field(default_factory=EgoMlpConfig)
     seed: int = 0
-    steps: int = 1000
+    steps: int = 600
     batch: int = 32
     rate: float = 6e-4
+    planner_steps: int = 1000
+    planner_batch: int = 64
+    planner_rate: float = 6e-4
     weight_decay: float = 1e-4
     warmup: int = 50
     average_decay: float = 0.995
@@ -40,30 +51,6 @@ class ImitationConfig:
     colour: float = 0.1
     candidates: int = 3
     save_every: int = 200
-
-
-def moments(store: Store) -> np.ndarray:
-    """All (scene, previous?) pairs of a store: the moment 0.5 s earlier is training data too."""
-    scenes = np.arange(len(store))
-    now = np.stack([scenes, np.zeros_like(scenes)], axis=1)
-    earlier = scenes[np.asarray(store.has_previous)]
-    return np.concatenate([now, np.stack([earlier, np.ones_like(earlier)], axis=1)])
-
-
-def humans(store: Store, pairs: np.ndarray) -> np.ndarray:
-    """Logged futures of (scene, previous?) pairs."""
-    poses = np.zeros((len(pairs), 8, 3), np.float32)
-    for previous in (0, 1):
-        rows = np.flatnonzero(pairs[:, 1] == previous)
-        if len(rows):
-            poses[rows] = store.human(pairs[rows, 0], previous=bool(previous))
-    return poses
-
-
-def ego_status(store: Store, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Ego histories and commands of (scene, previous?) pairs."""
-    parts = [ego_inputs(store, pairs[pairs[:, 1] == previous, 0], previous=bool(previous)) for previous in (0, 1)]
-    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
 def fresh_policy(config: PolicyConfig, human: np.ndarray, seed: int) -> Policy:
@@ -79,7 +66,14 @@ def fresh_policy(config: PolicyConfig, human: np.ndarray, seed: int) -> Policy:
     return policy
 
 
-def fit(config: ImitationConfig, store_train: Store, store_val: Store, folder: Path | str, resume: bool = False) -> Path:
+def fit(
+    config: ImitationConfig,
+    store_train: Store,
+    store_val: Store,
+    folder: Path | str,
+    resume: bool = False,
+    cache_folder: Path | None = None,
+) -> Path:
     """Trains a policy by imitation and keeps the best of its last candidates by exact EPDMS on val.
 
     Args:
@@ -88,112 +82,137 @@ def fit(config: ImitationConfig, store_train: Store, store_val: Store, folder: P
         store_val: scenes to choose by.
         folder: the stage's folder; gets metrics, a training state, and `checkpoint`.
         resume: continue a run that was interrupted.
+        cache_folder: where scene tokens are kept for this and later stages; None keeps them in memory.
 
     Returns:
         The checkpoint's folder.
     """
     folder = Path(folder)
     pairs = moments(store_train)
-    human = humans(store_train, pairs)
-    ego_history, command = ego_status(store_train, pairs)
-    policy = fresh_policy(config.policy, human, config.seed)
+    data = _Data(pairs, humans(store_train, pairs), *ego_status(store_train, pairs))
+    policy = fresh_policy(config.policy, data.human, config.seed)
     average = copy.deepcopy(policy).eval().requires_grad_(False)
-    optimiser = torch.optim.AdamW(policy.parameters(), lr=config.rate, weight_decay=config.weight_decay)
-    modules = {"policy": policy, "average": average}
-    values = {"step": 0, "best": None}
-    if resume and (folder / "state" / "state.json").exists():
-        values = run.load_state(folder / "state", modules, {"adamw": optimiser}, {})
-    val = np.arange(len(store_val))
-    candidates = {config.steps - 1 - round(0.1 * config.steps) * index for index in range(config.candidates)}
+    modules, values = {"policy": policy, "average": average}, {"step": 0, "best": None}
+    resume = resume and (folder / "state" / "state.json").exists()
+    if resume:
+        values = run.load_state(folder / "state", modules, {}, {})
+    else:
+        _fit_prior(config, policy, average, data)
+    optimiser, caches = _optimiser(config, policy, values["step"] > config.steps), None
+    if resume:
+        run.load_state(folder / "state", modules, {"adamw": optimiser}, {})
+    total = config.steps + config.planner_steps
+    candidates = {total - 1 - round(0.1 * config.planner_steps) * index for index in range(config.candidates)}
+    title = "imitation" if config.policy.vision else "no_camera"
     with (
         run.metrics_writer(folder, values["step"] - 1 if values["step"] else None) as write,
-        progress("imitation" if config.policy.vision else "no_camera", config.steps, values["step"]) as advance,
+        progress(title, total, values["step"]) as advance,
     ):
-        for step in range(values["step"], config.steps):
-            set_rate(optimiser, config.rate * cosine_rate(step, config.steps, config.warmup))
-            rows = batch_rows(len(pairs), config.batch, step, config.seed)
-            moment = _Batch(
-                pairs[rows], torch.from_numpy(ego_history[rows]), torch.from_numpy(command[rows]), torch.from_numpy(human[rows])
-            )
-            loss, parts = _loss(config, policy, store_train, moment, step_generator(config.seed, step))
+        for step in range(values["step"], total):
+            if step == config.steps:
+                policy.load_state_dict(average.state_dict())
+                optimiser = _optimiser(config, policy, planner_only=True)
+            generator = step_generator(config.seed, step)
+            if step < config.steps:
+                set_rate(optimiser, config.rate * cosine_rate(step, config.steps, config.warmup))
+                rows = batch_rows(len(pairs), config.batch, step, config.seed)
+                loss, parts = _whole_loss(config, policy, store_train, data, rows, generator)
+            else:
+                caches = caches or stage_caches(average.eval(), store_train, store_val, cache_folder)
+                set_rate(optimiser, config.planner_rate * cosine_rate(step - config.steps, config.planner_steps, config.warmup))
+                rows = batch_rows(len(pairs), config.planner_batch, step - config.steps, config.seed + 1)
+                scene = _kept_tokens(caches, pairs[rows])
+                loss, parts = _planner_loss(policy.eval(), scene, data, rows, generator)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(policy.parameters(), 5.0)
+            torch.nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 5.0)
             optimiser.step()
             follow(average, policy, config.average_decay, step)
-            if step % 20 == 0 or step == config.steps - 1:
+            if step % 20 == 0 or step == total - 1:
                 write(step, **{f"train__{name}": float(part) for name, part in parts.items()})
             if step in candidates:
-                average.eval()
-                probed = probe(
-                    average, store_val, val, scene_cache(average, store_val, val), scene_cache(average, store_val, val, previous=True)
-                )
-                write(step, **{f"val__{name}": value for name, value in probed.items()})
-                if values["best"] is None or probed["epdms"] > values["best"]:
-                    values["best"] = probed["epdms"]
-                    save_policy(folder / "checkpoint", average, config, store_train)
+                caches = caches or stage_caches(average.eval(), store_train, store_val, cache_folder)
+                values["best"] = keep_best(values["best"], step, average, config, store_train, store_val, caches, folder, write)
             values["step"] = step + 1
-            if values["step"] % config.save_every == 0 or values["step"] == config.steps:
-                run.save_state(
-                    folder / "state", {name: module.state_dict() for name, module in modules.items()}, {"adamw": optimiser}, {}, values
-                )
+            if values["step"] % config.save_every == 0 or values["step"] in (config.steps, total):
+                states = {name: module.state_dict() for name, module in modules.items()}
+                run.save_state(folder / "state", states, {"adamw": optimiser}, {}, values)
             advance(f"loss {float(loss.detach()):.3f}")
     return folder / "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
-class _Batch:
+class _Data:
     pairs: np.ndarray
-    ego_history: Tensor
-    command: Tensor
-    human: Tensor
+    human: np.ndarray
+    ego_history: np.ndarray
+    command: np.ndarray
 
 
-def _loss(
-    config: ImitationConfig, policy: Policy, store: Store, moment: _Batch, generator: torch.Generator
+def _optimiser(config: ImitationConfig, policy: Policy, planner_only: bool) -> torch.optim.Optimizer:
+    policy.requires_grad_(True)
+    policy.prior.requires_grad_(False)
+    parameters = planner_parameters(policy) if planner_only else [value for value in policy.parameters() if value.requires_grad]
+    return torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)
+
+
+def _fit_prior(config: ImitationConfig, policy: Policy, average: Policy, data: _Data) -> None:
+    """Trains the plan from ego status alone and puts its average into both policies."""
+    model = policy.prior.requires_grad_(True)
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.prior.rate, weight_decay=config.prior.weight_decay)
+    with progress("ego status", config.prior.steps, 0) as advance:
+        for step in range(config.prior.steps):
+            loss = ego_mlp_step(config.prior, model, average.prior, optimiser, data.ego_history, data.command, data.human, step)
+            advance(f"loss {loss:.4f}")
+    model.load_state_dict(average.prior.state_dict())
+    model.requires_grad_(False)
+
+
+def _whole_loss(
+    config: ImitationConfig, policy: Policy, store: Store, data: _Data, rows: np.ndarray, generator: torch.Generator
 ) -> tuple[Tensor, dict[str, Tensor]]:
     policy.train()
+    device, batch = policy.scale.device, len(rows)
+    if config.policy.vision is None:
+        return _planner_loss(policy, None, data, rows, generator)
+    images, maps = pictures(store, data.pairs[rows])
+    gain = 1 + config.colour * (torch.randn(batch, 1, generator=generator) + 0.5 * torch.randn(batch, 3, generator=generator))
+    bias = config.colour * torch.randn(batch, 1, generator=generator).expand(-1, 3)
+    seen = policy.see(_shifted(images, config.shift, generator).to(device), gain.to(device), bias.to(device))
+    maps = maps.to(device)
+    drawn, ahead = map_loss(seen.scene.grid, maps, config.map_positive), ahead_loss(seen.ahead, maps)
+    loss, parts = _planner_loss(policy, seen.scene, data, rows, generator)
+    return loss + config.map_weight * drawn + config.ahead_weight * ahead, {**parts, "maps": drawn.detach(), "ahead": ahead.detach()}
+
+
+def _planner_loss(
+    policy: Policy, scene: SceneTokens | None, data: _Data, rows: np.ndarray, generator: torch.Generator
+) -> tuple[Tensor, dict[str, Tensor]]:
     device = policy.scale.device
-    batch, count = len(moment.pairs), config.policy.anchors
-    scene, extra, parts = None, torch.zeros((), device=device), {}
-    if config.policy.vision is not None:
-        images, maps = pictures(store, moment.pairs)
-        gain = (
-            1
-            + config.colour * torch.randn(batch, 1, generator=generator)
-            + 0.5 * config.colour * torch.randn(batch, 3, generator=generator)
-        )
-        bias = config.colour * torch.randn(batch, 1, generator=generator).expand(-1, 3)
-        images = _shifted(images, config.shift, generator)
-        seen = policy.see(images.to(device), gain.to(device), bias.to(device))
-        scene, maps = seen.scene, maps.to(device)
-        parts["maps"], parts["ahead"] = map_loss(scene.grid, maps, config.map_positive), ahead_loss(seen.ahead, maps)
-        extra = config.map_weight * parts["maps"] + config.ahead_weight * parts["ahead"]
-    memory = policy.remember(scene, moment.ego_history.to(device), moment.command.to(device))
+    ego_history, command, human = (torch.from_numpy(values[rows]).to(device) for values in (data.ego_history, data.command, data.human))
+    loss, parts = denoising_loss(policy, policy.remember(scene, ego_history, command), human, generator)
+    return loss, {"loss": loss.detach(), **parts}
+
+
+def denoising_loss(policy: Policy, memory: Memory, human: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+    """`planner_loss` of all anchors denoised from a random timestep of the truncated range (one a scene)."""
+    device, batch, count = policy.scale.device, len(human), policy.config.anchors
     anchor = torch.arange(count, device=device).expand(batch, -1)
-    timestep = torch.randint(0, config.policy.diffusion.truncation, (batch, 1), generator=generator).expand(-1, count).to(device)
+    timestep = torch.randint(0, policy.config.diffusion.truncation, (batch, 1), generator=generator).expand(-1, count).to(device)
     noise = torch.randn(batch, count, 8, 3, generator=generator).to(device)
     state = noisy(policy.anchors.expand(batch, -1, -1, -1), noise, policy.alphas[timestep])
-    loss, planner = planner_loss(policy, policy.denoise(memory, state, timestep, anchor), moment.human.to(device))
-    return loss + extra, {"loss": loss.detach(), **planner, **{name: part.detach() for name, part in parts.items()}}
+    return planner_loss(policy, policy.denoise(memory, state, timestep, anchor), human)
 
 
-def pictures(store: Store, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Camera pictures and bird's-eye targets of (scene, previous?) pairs."""
-    images: Tensor | None = None
-    maps: Tensor | None = None
-    for previous in (0, 1):
-        rows = np.flatnonzero(pairs[:, 1] == previous)
-        if not len(rows):
-            continue
-        seen = torch.from_numpy(np.ascontiguousarray(store.features(pairs[rows, 0], previous=bool(previous)).images))
-        grids = torch.from_numpy(np.asarray(store.targets(pairs[rows, 0], previous=bool(previous)))).float()
-        images = seen.new_zeros(len(pairs), *seen.shape[1:]) if images is None else images
-        maps = grids.new_zeros(len(pairs), *grids.shape[1:]) if maps is None else maps
-        images[rows], maps[rows] = seen, grids
-    if images is None or maps is None:
-        raise ValueError("no moments to gather pictures of")
-    return images, maps
+def _kept_tokens(caches: StageCaches, pairs: np.ndarray) -> SceneTokens | None:
+    """Scene tokens of (scene, previous?) pairs; pairs are in the order of `moments`."""
+    if caches.train.tokens is None:
+        return None
+    parts = []
+    for previous, cache in ((0, caches.train), (1, caches.train_before)):
+        scene = inputs(cache, pairs[pairs[:, 1] == previous, 0])[0]
+        parts += [] if scene is None else [scene]
+    return SceneTokens(torch.cat([part.tokens for part in parts]), torch.cat([part.grid for part in parts]))
 
 
 def _shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
@@ -218,3 +237,24 @@ def save_policy(folder: Path, policy: Policy, config: object, store: Store) -> N
         normaliser,
         run.provenance(getattr(store, "key", ""), getattr(config, "seed", None)),
     )
+
+
+def keep_best(
+    best: float | None,
+    step: int,
+    policy: Policy,
+    config: object,
+    store_train: Store,
+    store_val: Store,
+    caches: StageCaches,
+    folder: Path,
+    write,
+) -> float:
+    """Probes a candidate on val and saves it if it is the best so far; gives the best EPDMS."""
+    policy.eval()
+    probed = probe(policy, store_val, np.arange(len(store_val)), caches.val, caches.val_before)
+    write(step, **{f"val__{name}": value for name, value in probed.items()})
+    if best is None or probed["epdms"] > best:
+        save_policy(folder / "checkpoint", policy, config, store_train)
+        return probed["epdms"]
+    return best

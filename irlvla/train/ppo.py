@@ -18,11 +18,12 @@ from irlvla import run
 from irlvla.data.store import Store
 from irlvla.model.attention import feed_forward
 from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
-from irlvla.model.policy import EgoEncoder, Memory, Policy
+from irlvla.model.policy import EgoEncoder, Memory, Policy, planner_parameters
 from irlvla.model.reward_world_model import RewardWorldModel
 from irlvla.rollout import (
     Chain,
     SceneCache,
+    StageCaches,
     chain_log_probs,
     exact_sub_scores,
     load_policy,
@@ -31,12 +32,12 @@ from irlvla.rollout import (
     predicted_sub_scores,
     remembered,
     sampled_chains,
-    scene_cache,
+    stage_caches,
     two_frame_comfort,
 )
 from irlvla.score.epdms import epdms
-from irlvla.train.imitation import save_policy
-from irlvla.train.loop import batch_rows, follow, probe, progress, step_generator
+from irlvla.train.imitation import keep_best
+from irlvla.train.loop import batch_rows, follow, progress, step_generator
 from irlvla.types import SubScores
 
 
@@ -154,15 +155,6 @@ def denoising_weights(steps: int, gamma_denoising: float) -> Float[Tensor, "step
     return gamma_denoising ** torch.arange(steps - 1, -1, -1, dtype=torch.float32)
 
 
-def frozen_vision(policy: Policy) -> list[nn.Parameter]:
-    """Freezes the vision part in place and returns the planner's parameters."""
-    policy.requires_grad_(True)
-    for part in (policy.encoder, policy.birds_eye):
-        if part is not None:
-            part.requires_grad_(False)
-    return [parameter for parameter in policy.parameters() if parameter.requires_grad]
-
-
 def rewards_of(
     config: PpoConfig,
     policy: Policy,
@@ -225,7 +217,7 @@ def fit(
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     torch.manual_seed(config.seed)
     critic = Critic(policy.config.birds_eye.width)
-    optimiser = torch.optim.AdamW(frozen_vision(policy), lr=config.rate, weight_decay=config.weight_decay)
+    optimiser = torch.optim.AdamW(planner_parameters(policy), lr=config.rate, weight_decay=config.weight_decay)
     critic_optimiser = torch.optim.AdamW(critic.parameters(), lr=config.critic_rate)
     modules, optimisers = {"policy": policy, "average": average, "critic": critic}, {"policy": optimiser, "critic": critic_optimiser}
     values = {"step": 0, "best": None}
@@ -251,54 +243,9 @@ def fit(
     return folder / "checkpoint"
 
 
-@dataclass(frozen=True, slots=True)
-class StageCaches:
-    """Scene caches of train and val, both moments."""
-
-    train: SceneCache
-    train_before: SceneCache
-    val: SceneCache
-    val_before: SceneCache
-
-
-def stage_caches(policy: Policy, store_train: Store, store_val: Store, folder: Path | None) -> StageCaches:
-    """Scene caches that stage 3 works on; read from `folder` where they are already there."""
-
-    def cache(store: Store, name: str, previous: bool) -> SceneCache:
-        return scene_cache(policy, store, np.arange(len(store)), previous, None if folder is None else folder / name)
-
-    return StageCaches(
-        cache(store_train, "train", False),
-        cache(store_train, "train_before", True),
-        cache(store_val, "val", False),
-        cache(store_val, "val_before", True),
-    )
-
-
 def candidate_steps(steps: int, count: int) -> set[int]:
     """After which steps a candidate is probed: evenly over the run, the last step included."""
     return {round(steps * (index + 1) / count) - 1 for index in range(count)}
-
-
-def keep_best(
-    best: float | None,
-    step: int,
-    policy: Policy,
-    config: object,
-    store_train: Store,
-    store_val: Store,
-    caches: StageCaches,
-    folder: Path,
-    write,
-) -> float:
-    """Probes a candidate on val and saves it if it is the best so far; gives the best EPDMS."""
-    policy.eval()
-    probed = probe(policy, store_val, np.arange(len(store_val)), caches.val, caches.val_before)
-    write(step, **{f"val__{name}": value for name, value in probed.items()})
-    if best is None or probed["epdms"] > best:
-        save_policy(folder / "checkpoint", policy, config, store_train)
-        return probed["epdms"]
-    return best
 
 
 def _iteration(

@@ -8,6 +8,7 @@ import torch
 
 from irlvla import run
 from irlvla.model.diffusion import ExplorationConfig, exploration_of
+from irlvla.model.policy import planner_parameters
 from irlvla.model.reward_world_model import RewardWorldModelConfig
 from irlvla.rollout import (
     chain_log_probs,
@@ -45,7 +46,7 @@ PPO = PpoConfig(iterations=4, scenes=6, group=6, passes=2, clone_samples=2, cand
 def stages(tmp_path_factory):
     folder = tmp_path_factory.mktemp("stages")
     store, val = MemoryStore(24), MemoryStore(9, 1)
-    config = dataclasses.replace(IMITATION, steps=40, rate=2e-3, candidates=1, save_every=40)
+    config = dataclasses.replace(IMITATION, steps=30, planner_steps=20, rate=2e-3, planner_rate=2e-3, candidates=1, save_every=50)
     policy = imitation.fit(config, store, val, folder / "imitation")
     model = reward.fit(REWARD, policy, store, val, folder / "reward", cache_folder=folder / "cache")
     return folder, store, val, policy, model
@@ -126,7 +127,7 @@ def chains(stages, scenes=4, samples=5):
 def test_on_the_first_pass_the_ratio_is_exactly_one_and_the_gradient_is_the_policy_gradient(stages):
     policy, cache, exploration, chain, old_anchor, old_steps = chains(stages)
     advantage = torch.randn(old_anchor.shape, generator=torch.Generator().manual_seed(0))
-    ppo.frozen_vision(policy)
+    planner_parameters(policy)
     memory = remembered(policy, cache, np.arange(4))
     anchor, steps = chain_log_probs(policy, memory, chain, exploration)
     assert torch.equal((anchor - old_anchor).exp(), torch.ones_like(anchor)) and torch.equal(

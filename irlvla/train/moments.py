@@ -1,0 +1,50 @@
+"""A store's moments as training data: every scene now, and 0.5 s earlier where its log goes back so far."""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from irlvla.data.store import Store
+from irlvla.rollout import ego_inputs
+
+
+def moments(store: Store) -> np.ndarray:
+    """All (scene, previous?) pairs of a store: the moment 0.5 s earlier is training data too."""
+    scenes = np.arange(len(store))
+    now = np.stack([scenes, np.zeros_like(scenes)], axis=1)
+    earlier = scenes[np.asarray(store.has_previous)]
+    return np.concatenate([now, np.stack([earlier, np.ones_like(earlier)], axis=1)])
+
+
+def humans(store: Store, pairs: np.ndarray) -> np.ndarray:
+    """Logged futures of (scene, previous?) pairs."""
+    poses = np.zeros((len(pairs), 8, 3), np.float32)
+    for previous in (0, 1):
+        rows = np.flatnonzero(pairs[:, 1] == previous)
+        if len(rows):
+            poses[rows] = store.human(pairs[rows, 0], previous=bool(previous))
+    return poses
+
+
+def ego_status(store: Store, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Ego histories and commands of (scene, previous?) pairs."""
+    parts = [ego_inputs(store, pairs[pairs[:, 1] == previous, 0], previous=bool(previous)) for previous in (0, 1)]
+    return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
+
+
+def pictures(store: Store, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
+    """Camera pictures and bird's-eye targets of (scene, previous?) pairs."""
+    images: Tensor | None = None
+    maps: Tensor | None = None
+    for previous in (0, 1):
+        rows = np.flatnonzero(pairs[:, 1] == previous)
+        if not len(rows):
+            continue
+        seen = torch.from_numpy(np.ascontiguousarray(store.features(pairs[rows, 0], previous=bool(previous)).images))
+        grids = torch.from_numpy(np.asarray(store.targets(pairs[rows, 0], previous=bool(previous)))).float()
+        images = seen.new_zeros(len(pairs), *seen.shape[1:]) if images is None else images
+        maps = grids.new_zeros(len(pairs), *grids.shape[1:]) if maps is None else maps
+        images[rows], maps[rows] = seen, grids
+    if images is None or maps is None:
+        raise ValueError("no moments to gather pictures of")
+    return images, maps
