@@ -35,6 +35,8 @@ NEAREST = {"vehicle": 50, "pedestrian": 25, "bicycle": 10, "static": 50}
 
 _MINIMUM_GAP, _HEADWAY, _ACCELERATION, _DECELERATION, _EXPONENT = 1.0, 1.5, 1.5, 3.0, 10
 _FORECASTS = POSES // FORECAST_STRIDE + 1
+_DOUBLET = 1e-6
+"""Points of a path closer than this are one, m: where two lanes meet, a segment of 1e-11 m has no direction."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -235,7 +237,7 @@ def _corridor(path, progress, start, end):
         line[0], count = pose[:2], 1
     for i in range(first, last):
         is_end = is_cut and not start < progress[i] < end
-        if not is_end and (count == 0 or path[i, 0] != line[count - 1, 0] or path[i, 1] != line[count - 1, 1]):
+        if not is_end and (count == 0 or np.hypot(path[i, 0] - line[count - 1, 0], path[i, 1] - line[count - 1, 1]) > _DOUBLET):
             line[count] = path[i, :2]
             count += 1
     if is_cut and end > start:

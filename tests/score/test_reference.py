@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irlvla.data.navsim import scenes_of_tokens
+from irlvla.geometry import fill_box
 from irlvla.score import prepared as preparation
-from irlvla.score.reference import LATERAL_OFFSETS, SPEED_SHARES, _along, _corridor, reference_proposals
+from irlvla.score.reference import LATERAL_OFFSETS, SPEED_SHARES, _along, _corridor, _in_corridor, reference_proposals
 from irlvla.types import STEPS
 from irlvla.vehicle import LENGTH
 
@@ -137,6 +138,15 @@ def test_the_corridor_has_the_paths_own_points_only_unless_these_are_too_few():
     np.testing.assert_allclose(_corridor(path, progress, 30.0, 90.0), [(30.0, 0.0), (90.0, 0.0)])
     np.testing.assert_allclose(_corridor(path, progress, 15.0, 90.0), [(15.0, 0.0), (20.0, 0.0), (90.0, 0.0)])
     np.testing.assert_allclose(_corridor(path, progress, 150.0, 900.0), [(150.0, 0.0), (200.0, 0.0)])
+
+
+def test_a_car_beside_the_joint_of_two_lanes_is_not_in_the_corridor():
+    """The last point of a lane and the first of the next differ by rounding: a box of no length there would touch all beside it."""
+    points = [(0.0, 0.0, 0.0), (20.0, 0.0, 0.0), (20.0, 6e-11, 0.0), (40.0, 0.0, 0.0)]
+    line = _corridor(np.array(points), np.array([0.0, 20.0, 20.0 + 6e-11, 40.0]), 0.0, 40.0)
+    car = np.empty((4, 2))
+    fill_box(20.0, 1.4, 0.3, 2.0, 0.2, car)
+    assert len(line) == 3 and _in_corridor(car, 0, 4, line) and not _in_corridor(car + (0.0, 0.6), 0, 4, line)
 
 
 def test_a_car_that_rolls_back_does_not_stop_at_once():
