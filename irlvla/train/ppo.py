@@ -18,7 +18,7 @@ from irlvla import run
 from irlvla.data.store import Store
 from irlvla.model.attention import feed_forward
 from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
-from irlvla.model.policy import EgoEncoder, Memory, Policy, planner_parameters
+from irlvla.model.policy import EgoEncoder, Policy, planner_parameters
 from irlvla.model.reward_world_model import RewardWorldModel
 from irlvla.rollout import (
     Chain,
@@ -265,9 +265,10 @@ def _iteration(
     with torch.no_grad():
         memory = remembered(policy, caches.train, rows)
         chain = sampled_chains(policy, memory, exploration, config.group, generator)
-        old_anchor, old_steps = chain_log_probs(policy, memory, chain, exploration)
         poses = policy.in_metres(chain.states[:, :, -1])
         clone = sampled_chains(frozen, remembered(frozen, caches.train, rows), exploration, config.clone_samples, generator)
+        both = Chain(torch.cat([chain.anchor, clone.anchor], dim=1), torch.cat([chain.states, clone.states], dim=1))
+        old_anchor, old_steps = (values[:, : config.group] for values in chain_log_probs(policy, memory, both, exploration))
     rewards = rewards_of(config, policy, model, caches.train, caches.train_before, rows, poses, store)
     tokens = torch.from_numpy(np.asarray(caches.train.tokens[rows])).float()
     ego_history, command = torch.from_numpy(caches.train.ego_history[rows]), torch.from_numpy(caches.train.command[rows])
@@ -285,9 +286,11 @@ def _iteration(
     }
     for _ in range(config.passes):
         memory = remembered(policy, caches.train, rows)
-        loss, parts = chain_loss(config, policy, memory, chain, exploration, old_anchor, old_steps, advantage)
-        clone_anchor, clone_steps = chain_log_probs(policy, memory, clone, exploration)
-        loss = loss - config.clone_weight * (clone_anchor.mean() + clone_steps.mean())
+        # Own and cloned chains in one go: they share the scenes' anchor probabilities.
+        anchor, steps = chain_log_probs(policy, memory, both, exploration)
+        own, copied = (anchor[:, : config.group], steps[:, : config.group]), (anchor[:, config.group :], steps[:, config.group :])
+        loss, parts = chain_loss(config, *own, old_anchor, old_steps, advantage)
+        loss = loss - config.clone_weight * (copied[0].mean() + copied[1].mean())
         optimisers["policy"].zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -298,19 +301,25 @@ def _iteration(
 
 def chain_loss(
     config: PpoConfig,
-    policy: Policy,
-    memory: Memory,
-    chain: Chain,
-    exploration: Exploration,
+    anchor: Float[Tensor, "scenes samples"],
+    steps: Float[Tensor, "scenes samples steps"],
     old_anchor: Float[Tensor, "scenes samples"],
     old_steps: Float[Tensor, "scenes samples steps"],
     advantage: Float[Tensor, "scenes samples"],
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """PPO's loss over a batch of chains: the anchor's choice and every denoising step are actions with the same advantage.
 
-    Steps are weighted by `denoising_weights`; `config.learn` may leave out either kind of action.
+    Args:
+        config: clip range, discount, and which kinds of action learn.
+        anchor: log-probabilities of the chosen anchors now.
+        steps: log-probabilities of the denoising steps now.
+        old_anchor: those of the policy that sampled.
+        old_steps: likewise.
+        advantage: of each chain.
+
+    Returns:
+        The loss, steps weighted by `denoising_weights`; and its measures by name.
     """
-    anchor, steps = chain_log_probs(policy, memory, chain, exploration)
     weights = denoising_weights(steps.shape[2], config.gamma_denoising).to(steps.device)
     loss = torch.zeros((), device=steps.device)
     parts: dict[str, Tensor] = {}

@@ -34,7 +34,9 @@ def test_an_interrupted_and_resumed_run_equals_an_uninterrupted_one(tmp_path):
 
 
 def test_imitation_learns_to_stop_at_red_and_the_control_without_a_camera_cannot(tmp_path):
-    config = dataclasses.replace(IMITATION, steps=80, planner_steps=40, batch=16, rate=2e-3, planner_rate=2e-3, warmup=10, save_every=120, candidates=1, shift=1)
+    config = dataclasses.replace(
+        IMITATION, steps=80, planner_steps=40, batch=16, rate=2e-3, planner_rate=2e-3, warmup=10, save_every=120, candidates=1, shift=1
+    )
     blind = dataclasses.replace(config, policy=dataclasses.replace(POLICY, vision=None))
     store, val = MemoryStore(48), MemoryStore(24, 1)
     seeing = load_policy(imitation.fit(config, store, val, tmp_path / "seeing"))

@@ -133,7 +133,7 @@ def test_on_the_first_pass_the_ratio_is_exactly_one_and_the_gradient_is_the_poli
     assert torch.equal((anchor - old_anchor).exp(), torch.ones_like(anchor)) and torch.equal(
         (steps - old_steps).exp(), torch.ones_like(steps)
     )
-    loss, measures = chain_loss(PPO, policy, memory, chain, exploration, old_anchor, old_steps, advantage)
+    loss, measures = chain_loss(PPO, anchor, steps, old_anchor, old_steps, advantage)
     assert all(float(value) == 0 for value in measures.values())
     weights = denoising_weights(2, PPO.gamma_denoising)
     plain = -(advantage * anchor).mean() - sum(weights[index] * (advantage * steps[..., index]).mean() for index in range(2))
@@ -146,11 +146,10 @@ def test_on_the_first_pass_the_ratio_is_exactly_one_and_the_gradient_is_the_poli
 
 
 def test_learning_only_confidences_leaves_the_steps_out(stages):
-    policy, cache, exploration, chain, old_anchor, old_steps = chains(stages)
-    memory = remembered(policy, cache, np.arange(4))
+    *_, old_anchor, old_steps = chains(stages)
     for learn, absent in (("confidences", "step"), ("trajectories", "anchor")):
         config = dataclasses.replace(PPO, learn=learn)
-        _, parts = chain_loss(config, policy, memory, chain, exploration, old_anchor, old_steps, torch.ones_like(old_anchor))
+        _, parts = chain_loss(config, old_anchor, old_steps, old_anchor, old_steps, torch.ones_like(old_anchor))
         assert parts and not any(name.startswith(absent) for name in parts)
 
 
