@@ -142,11 +142,13 @@ def test_the_corridor_has_the_paths_own_points_only_unless_these_are_too_few():
 
 def test_a_car_beside_the_joint_of_two_lanes_is_not_in_the_corridor():
     """The last point of a lane and the first of the next differ by rounding: a box of no length there would touch all beside it."""
-    points = [(0.0, 0.0, 0.0), (20.0, 0.0, 0.0), (20.0, 6e-11, 0.0), (40.0, 0.0, 0.0)]
-    line = _corridor(np.array(points), np.array([0.0, 20.0, 20.0 + 6e-11, 40.0]), 0.0, 40.0)
+    y = 4_010_000.0
+    points = [(0.0, y, 0.0), (20.0, y, 0.0), (20.0, np.nextafter(y, np.inf), 0.0), (40.0, y, 0.0)]
+    line = _corridor(np.array(points), np.array([0.0, 20.0, 20.0 + 5e-10, 40.0]), 0.0, 40.0)
     car = np.empty((4, 2))
-    fill_box(20.0, 1.4, 0.3, 2.0, 0.2, car)
-    assert len(line) == 3 and _in_corridor(car, 0, 4, line) and not _in_corridor(car + (0.0, 0.6), 0, 4, line)
+    fill_box(20.0, y + 1.4, 0.3, 2.0, 0.2, car)
+    assert _in_corridor(car, 0, 4, line)
+    assert not _in_corridor(car + (0.0, 0.6), 0, 4, line)
 
 
 def test_a_car_that_rolls_back_does_not_stop_at_once():
