@@ -24,14 +24,16 @@ from irlvla.run import write_json
 
 SPLITS = ("train", "val", "test")
 LEARNING = {
-    "imitation": (("imitation",), ("no_camera", "ego_mlp")),
-    "reward": (("reward",),),
-    "ppo": (("ppo",), ("imitation_continued", "best_of_g")),
+    "imitation": (("vision",), (("imitation",), ("ego_mlp", "no_camera"))),
+    "reward": (("reward",), ()),
+    "ppo": ((), (("ppo",), ("imitation_continued", "best_of_g"))),
 }
-"""The timed stages and what is trained in each, side by side: the method's part here, the controls in a process of their own.
+"""The timed stages: what is trained first, alone on all cores, and then lanes that train side by side, one thread each.
 
-One thread each: two torch threads beside another busy core are slower than one.
+The method's part runs in this process, the controls in one of their own. Two torch threads beside another busy core are slower
+than one; alone they are nearly twice as fast. Which threads a part gets never depends on the clock, so that numbers repeat.
 """
+CORES = 2
 
 
 def demo(folder: Path, recipe: Recipe) -> dict[str, Any]:
@@ -62,11 +64,10 @@ def demo(folder: Path, recipe: Recipe) -> dict[str, Any]:
         for split, path in splits.items():
             stores[split] = prepare(logs, maps, path, folder / "stores" / split, recipe.sensors)
             print_failures(stores[split])
-    torch.set_num_threads(1)
     depends_on: list[Any] = [stores["train"].key, stores["val"].key]
-    for name, lanes in LEARNING.items():
-        parts = [part for lane in lanes for part in lane]
-        depends_on = [*depends_on, *(asdict(getattr(recipe, part)) for part in parts)]
+    for name, (alone, lanes) in LEARNING.items():
+        parts = [*alone, *(part for lane in lanes for part in lane)]
+        depends_on = [*depends_on, *(asdict(getattr(recipe, part)) for part in parts if part != "vision")]
         with _stage(folder, name, depends_on) as state:
             if state == "fresh":
                 for part in parts:
@@ -74,7 +75,12 @@ def demo(folder: Path, recipe: Recipe) -> dict[str, Any]:
             if state != "done":
                 if name == "ppo":
                     cache_tokens(folder, stores["train"], stores["val"])
-                _side_by_side(folder, recipe, stores, lanes)
+                torch.set_num_threads(CORES)
+                _fit(folder, recipe, alone, stores["train"], stores["val"])
+                torch.set_num_threads(1)
+                if lanes:
+                    _side_by_side(folder, recipe, stores, lanes)
+    torch.set_num_threads(CORES)
     with _stage(folder, "evaluate", [*depends_on, time.time()]):
         results = assess(folder, stores["test"], splits["test"], recipe.seed)
     results["wall_seconds"] = seconds_of(_stages(folder))
@@ -109,7 +115,9 @@ def _fit(folder: Path, recipe: Recipe, parts: tuple[str, ...], train: Store, val
     for part in parts:
         finished = folder / part / "finished"
         if not finished.exists():
-            fit_stage(part, recipe, folder, train, val, resume=(folder / part).exists())
+            begun = folder / ("imitation" if part == "vision" else part)
+            fit_stage(part, recipe, folder, train, val, resume=begun.exists())
+            finished.parent.mkdir(exist_ok=True)
             finished.touch()
 
 

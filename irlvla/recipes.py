@@ -41,7 +41,7 @@ class Recipe:
 
 def default(seed: int = 0) -> Recipe:
     """The recipe of `make demo`: sized for 15 minutes on two cores."""
-    imitation = ImitationConfig(seed=seed, prior=EgoMlpConfig(seed=seed))
+    imitation = ImitationConfig(seed=seed, prior=EgoMlpConfig(seed=seed, steps=3000))
     return Recipe(
         name="default",
         seed=seed,
@@ -91,8 +91,8 @@ def tiny(seed: int = 0) -> Recipe:
 
 
 RECIPES: dict[str, Callable[[int], Recipe]] = {"default": default, "tiny": tiny}
-STAGES = ("imitation", "no_camera", "ego_mlp", "reward", "ppo", "imitation_continued", "best_of_g")
-"""What can be trained, in an order in which everything that a stage needs comes before it."""
+STAGES = ("vision", "imitation", "no_camera", "ego_mlp", "reward", "ppo", "imitation_continued", "best_of_g")
+"""What can be trained, in an order in which everything that a stage needs comes before it; "vision" is imitation's first half."""
 
 
 def recipe_of(name: str, seed: int) -> Recipe:
@@ -126,6 +126,8 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
     own, policy, judge = folder / stage, checkpoint_of(folder, "imitation"), checkpoint_of(folder, "reward")
     tokens = folder / "stores" / "tokens"
     match stage:
+        case "vision":
+            return imitation.fit(recipe.imitation, train, val, folder / "imitation", resume, tokens, vision_only=True)
         case "imitation":
             return imitation.fit(recipe.imitation, train, val, own, resume, tokens)
         case "no_camera":

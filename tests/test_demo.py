@@ -37,7 +37,7 @@ def interrupted(tmp_path_factory):
 
 def test_started_again_the_demo_continues_and_leaves_everything(interrupted, monkeypatch, capsys):
     folder, trained = interrupted
-    assert trained == ["imitation"] and (folder / "ego_mlp" / "finished").exists()
+    assert trained == ["vision", "imitation"] and (folder / "ego_mlp" / "finished").exists()
     stages = json.loads((folder / "stages.json").read_text())
     assert stages["imitation"]["done"] and not stages["reward"]["done"]
     fit = module.fit_stage
@@ -49,7 +49,7 @@ def test_started_again_the_demo_continues_and_leaves_everything(interrupted, mon
     monkeypatch.setattr(module, "fit_stage", watched)
     monkeypatch.setattr(module, "make_world", lambda *arguments, **options: pytest.fail("the world was made twice"))
     demo(folder, recipe_of("tiny", 1))
-    assert trained == ["imitation", "reward", "ppo"] and (folder / "best_of_g" / "finished").exists()
+    assert trained == ["vision", "imitation", "reward", "ppo"] and (folder / "best_of_g" / "finished").exists()
     printed = capsys.readouterr().out
     assert "imitation: kept" in printed and "stand_still" in printed
 

@@ -73,6 +73,7 @@ def fit(
     folder: Path | str,
     resume: bool = False,
     cache_folder: Path | None = None,
+    vision_only: bool = False,
 ) -> Path:
     """Trains a policy by imitation and keeps the best of its last candidates by exact EPDMS on val.
 
@@ -83,9 +84,10 @@ def fit(
         folder: the stage's folder; gets metrics, a training state, and `checkpoint`.
         resume: continue a run that was interrupted.
         cache_folder: where scene tokens are kept for this and later stages; None keeps them in memory.
+        vision_only: stop where the vision part is frozen, its scene tokens kept; a later call with `resume` goes on from there.
 
     Returns:
-        The checkpoint's folder.
+        The checkpoint's folder (not yet written with `vision_only`).
     """
     folder = Path(folder)
     pairs = moments(store_train)
@@ -108,7 +110,7 @@ def fit(
         run.metrics_writer(folder, values["step"] - 1 if values["step"] else None) as write,
         progress(title, total, values["step"]) as advance,
     ):
-        for step in range(values["step"], total):
+        for step in range(values["step"], config.steps if vision_only else total):
             if step == config.steps:
                 policy.load_state_dict(average.state_dict())
                 optimiser = _optimiser(config, policy, planner_only=True)
@@ -138,6 +140,8 @@ def fit(
                 states = {name: module.state_dict() for name, module in modules.items()}
                 run.save_state(folder / "state", states, {"adamw": optimiser}, {}, values)
             advance(f"loss {float(loss.detach()):.3f}")
+    if vision_only:
+        stage_caches(average.eval(), store_train, store_val, cache_folder)
     return folder / "checkpoint"
 
 
