@@ -1,12 +1,12 @@
 """Candidate trajectories for the reward world model: what the policy denoises and explores, and a vocabulary of human plans."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 
-from irlvla.model.diffusion import Exploration, k_means
+from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of, k_means
 from irlvla.model.policy import Policy
 from irlvla.rollout import SceneCache, remembered, sampled_chains
 
@@ -19,32 +19,38 @@ class CandidatesConfig:
     """How many candidates of each kind a scene gets.
 
     `deployed`: most confident anchors' chains without noise, all steps of each. `likely` and `even`: exploring chains with
-    anchors by confidence and evenly. `near`, `far`: vocabulary within and beyond DreamerAD's bounds of the human plan.
+    anchors by confidence, and evenly with the noise widened by `wider`, so that a policy that moves on stays covered.
+    `near`, `far`: vocabulary within and beyond DreamerAD's bounds of the human plan.
     """
 
     deployed: int = 6
-    likely: int = 20
-    even: int = 10
-    vocabulary: int = 256
-    near: int = 12
-    far: int = 4
+    likely: int = 40
+    even: int = 24
+    wider: float = 2.0
+    vocabulary: int = 512
+    near: int = 16
+    far: int = 6
     near_x: float = 10.0
     near_y: float = 5.0
     near_heading: float = float(np.radians(20))
 
 
 def candidates(
-    policy: Policy, cache: SceneCache, exploration: Exploration, config: CandidatesConfig, seed: int, batch: int = 64
+    policy: Policy, cache: SceneCache, noise: ExplorationConfig, config: CandidatesConfig, seed: int, batch: int = 64
 ) -> tuple[Float[np.ndarray, "scenes candidates 8 3"], Int[np.ndarray, "candidates"]]:
     """Candidates (m) of every row of a cache, and the kind of each column."""
     words = vocabulary(cache.human, config.vocabulary, seed)
     random = np.random.default_rng(seed)
     generator = torch.Generator().manual_seed(seed)
     rows = np.arange(len(cache))
+    anchors = policy.in_metres(policy.anchors)
+    usual, wide = (
+        exploration_of(anchors, policy.scale, replace(noise, along=by * noise.along, across=by * noise.across)) for by in (1, config.wider)
+    )
     parts = []
     for start in range(0, len(cache), batch):
         part = rows[start : start + batch]
-        denoised = _denoised(policy, cache, part, exploration, config, generator)
+        denoised = _denoised(policy, cache, part, (usual, wide), config, generator)
         chosen = np.stack([_chosen(words, cache.human[row], config, random) for row in part])
         parts.append(np.concatenate([denoised, chosen], axis=1))
     poses = np.concatenate(parts).astype(np.float32)
@@ -70,7 +76,12 @@ def _chosen(words: np.ndarray, human: np.ndarray, config: CandidatesConfig, rand
 
 @torch.no_grad()
 def _denoised(
-    policy: Policy, cache: SceneCache, rows: np.ndarray, exploration: Exploration, config: CandidatesConfig, generator: torch.Generator
+    policy: Policy,
+    cache: SceneCache,
+    rows: np.ndarray,
+    explorations: tuple[Exploration, Exploration],
+    config: CandidatesConfig,
+    generator: torch.Generator,
 ) -> np.ndarray:
     memory = remembered(policy, cache, rows)
     everyone = torch.arange(policy.config.anchors).expand(len(rows), -1)
@@ -79,6 +90,6 @@ def _denoised(
     for index in range(len(policy.config.diffusion.timesteps)):
         state, made = policy.step_mean(memory, state, torch.full_like(best, index), best)
         parts.append(made.clean)
-    for samples, uniform in ((config.likely, False), (config.even, True)):
+    for samples, uniform, exploration in ((config.likely, False, explorations[0]), (config.even, True, explorations[1])):
         parts.append(sampled_chains(policy, memory, exploration, samples, generator, uniform).states[:, :, -1])
     return policy.in_metres(torch.cat(parts, dim=1)).cpu().numpy()

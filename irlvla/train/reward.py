@@ -137,8 +137,7 @@ def _labelled(
     if resume and path.exists():
         with np.load(path) as kept:
             return _Labelled(kept["rows"], kept["poses"], kept["labels"], kept["kinds"])
-    exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
-    poses, kinds = candidates(policy, rows_of(cache, half), exploration, config.candidates, config.seed)
+    poses, kinds = candidates(policy, rows_of(cache, half), config.exploration, config.candidates, config.seed)
     scores = exact_sub_scores(store, half, poses.astype(np.float64))
     labels = np.stack([getattr(scores, name) for name in HEADS], axis=-1).astype(np.float32)
     folder.mkdir(parents=True, exist_ok=True)
