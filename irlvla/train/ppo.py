@@ -47,10 +47,11 @@ class PpoConfig:
 
     `advantage`: "group" (reward minus the mean of the scene's group), "critic" (reward minus the scene's value) or "both"
     (their mean). `learn`: "both", "confidences" or "trajectories". `reward`: "model" or "exact" (the bound: the exact scorer on
-    annotated scenes). `clone_weight` weighs the log-likelihood of the frozen imitation policy's own chains.
+    annotated scenes). `clone_weight` weighs the log-likelihood of the frozen imitation policy's own chains: on val 0.05 bought
+    safety with progress and comfort (EP -9, EC -13 points), 0.2 to 0.5 kept both. Exploration is narrower than that of the candidates.
     """
 
-    exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
+    exploration: ExplorationConfig = field(default_factory=lambda: ExplorationConfig(along=0.06, across=0.02))
     seed: int = 0
     iterations: int = 120
     scenes: int = 48
@@ -64,13 +65,13 @@ class PpoConfig:
     advantage: str = "group"
     advantage_scale: float = 0.2
     gate_below: float = 0.5
-    clone_weight: float = 0.05
+    clone_weight: float = 0.3
     clone_samples: int = 4
     kl_weight: float = 0.0
     learn: str = "both"
     reward: str = "model"
     with_ec: bool = True
-    average_decay: float = 0.9
+    average_decay: float = 0.95
     candidates: int = 6
     save_every: int = 20
 
