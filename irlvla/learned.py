@@ -1,6 +1,5 @@
 """A run's trained policies, planning: the learned rows of the table, and the reward world model beside the truth."""
 
-import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,8 +13,8 @@ from irlvla.evaluate import Plans
 from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
 from irlvla.model.policy import Policy
 from irlvla.rollout import (
-    SceneCache,
     cached_plans,
+    chosen_device,
     ego_plans,
     exact_sub_scores,
     load_ego_mlp,
@@ -23,9 +22,9 @@ from irlvla.rollout import (
     load_reward_world_model,
     predicted_sub_scores,
     proposals,
-    scene_cache,
     selected,
 )
+from irlvla.scene_cache import SceneCache, scene_cache, vision_key
 from irlvla.score.epdms import epdms
 from irlvla.types import SUB_SCORE_NAMES, SubScores
 
@@ -69,18 +68,19 @@ def learned_plans(folder: Path, store: Store, indices: Indices, names: Sequence[
     if unknown:
         raise ValueError(f"{folder} has no checkpoint for {unknown[0]!r}; there are: {', '.join(known) or 'none'}")
     torch.set_num_threads(1)
+    device = chosen_device()
     caches: dict[str, tuple[SceneCache, SceneCache]] = {}
     found: dict[str, Plans] = {}
     for name in names:
         if name == "ego_mlp":
-            model = load_ego_mlp(checkpoint_of(folder, name))
+            model = load_ego_mlp(checkpoint_of(folder, name), device)
             found[name] = Plans(poses=ego_plans(model, store, indices), previous=ego_plans(model, store, indices, previous=True))
             continue
-        policy = load_policy(checkpoint_of(folder, SELECTORS.get(name, name)))
+        policy = load_policy(checkpoint_of(folder, SELECTORS.get(name, name)), device)
         now, before = _caches(caches, policy, store, indices)
         if name in SELECTORS:
             exploration, samples, seed = _sampling(folder, policy)
-            model = load_reward_world_model(checkpoint_of(folder, "reward"))
+            model = load_reward_world_model(checkpoint_of(folder, "reward"), device)
             poses, previous = selected(policy, model, now, before, exploration, samples, seed)
         else:
             poses, previous = cached_plans(policy, now), cached_plans(policy, before)
@@ -90,8 +90,9 @@ def learned_plans(folder: Path, store: Store, indices: Indices, names: Sequence[
 
 def judged(folder: Path, store: Store, indices: Indices) -> Judged:
     """The reward world model's view of the imitation policy's proposals on scenes it never saw, beside the exact scores."""
-    policy = load_policy(checkpoint_of(folder, "imitation"))
-    model = load_reward_world_model(checkpoint_of(folder, "reward"))
+    device = chosen_device()
+    policy = load_policy(checkpoint_of(folder, "imitation"), device)
+    model = load_reward_world_model(checkpoint_of(folder, "reward"), device)
     exploration, samples, seed = _sampling(folder, policy)
     cache = scene_cache(policy, store, indices)
     poses, confidence = proposals(policy, cache, exploration, samples, seed)
@@ -101,7 +102,9 @@ def judged(folder: Path, store: Store, indices: Indices) -> Judged:
         rows = np.arange(start, min(start + 64, len(cache)))
         parts.append(predicted_sub_scores(model, cache, rows, torch.from_numpy(poses[rows]).float()))
     names = (*SUB_SCORE_NAMES, "ec_defined")
-    predicted = SubScores(**{name: np.concatenate([getattr(part, name).numpy().astype(np.float64) for part in parts]) for name in names})
+    predicted = SubScores(
+        **{name: np.concatenate([getattr(part, name).cpu().numpy().astype(np.float64) for part in parts]) for name in names}
+    )
     return Judged(true=true, predicted=predicted, true_score=epdms(true), predicted_score=epdms(predicted), confidence=confidence)
 
 
@@ -109,11 +112,7 @@ def _caches(
     caches: dict[str, tuple[SceneCache, SceneCache]], policy: Policy, store: Store, indices: Indices
 ) -> tuple[SceneCache, SceneCache]:
     """Scene caches of both moments; policies that share a frozen vision part share them."""
-    digest = hashlib.sha256()
-    for part in (policy.encoder, policy.birds_eye):
-        for tensor in () if part is None else part.state_dict().values():
-            digest.update(tensor.numpy().tobytes())
-    key = digest.hexdigest()
+    key = vision_key(policy)
     if key not in caches:
         caches[key] = scene_cache(policy, store, indices), scene_cache(policy, store, indices, previous=True)
     return caches[key]

@@ -11,8 +11,9 @@ from irlvla.learned import checkpoint_of
 from irlvla.model.bev import BirdsEyeConfig
 from irlvla.model.policy import PolicyConfig
 from irlvla.model.vision import VisionConfig
-from irlvla.rollout import load_policy
+from irlvla.rollout import chosen_device, load_policy
 from irlvla.run import config_of, write_json
+from irlvla.scene_cache import stage_caches
 from irlvla.train import continuation, controls, imitation, ppo, reward
 from irlvla.train.candidates import CandidatesConfig
 from irlvla.train.continuation import ContinuationConfig
@@ -145,7 +146,7 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
 
 def cache_tokens(folder: Path, train: Store, val: Store) -> None:
     """Computes the scene tokens of stage 3 once, so that processes side by side only read them."""
-    ppo.stage_caches(load_policy(checkpoint_of(folder, "imitation")), train, val, folder / "stores" / "tokens")
+    stage_caches(load_policy(checkpoint_of(folder, "imitation"), chosen_device()), train, val, folder / "stores" / "tokens")
 
 
 def keep_recipe(folder: Path, recipe: Recipe) -> None:

@@ -1,7 +1,5 @@
 """Policy -> proposals -> sub-scores -> reward: what training and evaluation both ask of a policy."""
 
-import hashlib
-import json
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -13,44 +11,19 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from irlvla import run
-from irlvla.data.store import Store
-from irlvla.model.bev import SceneTokens
+from irlvla.data.store import Indices, Store
 from irlvla.model.diffusion import Exploration, exploration_log_prob, exploration_noise
 from irlvla.model.policy import EgoMlp, Memory, Policy, PolicyConfig
 from irlvla.model.reward_world_model import RewardWorldModel, RewardWorldModelConfig
+from irlvla.scene_cache import SceneCache, ego_inputs, inputs, remembered, scene_cache
 from irlvla.score.comfort import extended_comfort
 from irlvla.score.epdms import epdms, sub_scores
 from irlvla.score.states import reference_poses
 from irlvla.types import SUB_SCORE_NAMES, SubScores
 from irlvla.vehicle import simulated
 
-Indices = Sequence[int] | np.ndarray
-"""Numbers of scenes."""
 THREADS = 2
 """Threads that score scenes side by side; the kernels release the lock."""
-
-
-CACHED = ("tokens", "grid", "ego_history", "command", "human", "valid")
-"""Arrays of a scene cache on disk."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class SceneCache:
-    """Some moments as the frozen vision part sees them, beside the ego's status and the logged future.
-
-    `tokens` and `grid` are half precision, possibly memory-mapped; None for a policy without pictures. `valid` is False for
-    rows without a previous moment when that was asked for (such rows hold the current moment).
-    """
-
-    tokens: np.ndarray | None
-    grid: np.ndarray | None
-    ego_history: Float[np.ndarray, "scenes 4 7"]
-    command: Float[np.ndarray, "scenes 4"]
-    human: Float[np.ndarray, "scenes 8 3"]
-    valid: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.ego_history)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,105 +34,36 @@ class Chain:
     states: Float[Tensor, "scenes samples states 8 3"]
 
 
-def load_policy(folder: Path | str) -> Policy:
+def chosen_device() -> torch.device:
+    """Where training and evaluation compute: CUDA where there is a GPU (hide it from CUDA to do without), else the CPU.
+
+    Chance is always drawn on the CPU. There the same seed gives the same bits; a GPU adds in an order of its own.
+    """
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def load_policy(folder: Path | str, device: torch.device | str = "cpu") -> Policy:
     """The policy of a checkpoint folder, ready to plan."""
     checkpoint = run.load(folder)
     policy = Policy(run.config_of(PolicyConfig, checkpoint.config["policy"]))
     policy.load_state_dict(checkpoint.weights["policy"])
-    return policy.eval()
+    return policy.to(device).eval()
 
 
-def load_ego_mlp(folder: Path | str) -> EgoMlp:
+def load_ego_mlp(folder: Path | str, device: torch.device | str = "cpu") -> EgoMlp:
     """The ego-status control of a checkpoint folder."""
     checkpoint = run.load(folder)
     model = EgoMlp(checkpoint.config["width"])
     model.load_state_dict(checkpoint.weights["ego_mlp"])
-    return model.eval()
+    return model.to(device).eval()
 
 
-def load_reward_world_model(folder: Path | str) -> RewardWorldModel:
+def load_reward_world_model(folder: Path | str, device: torch.device | str = "cpu") -> RewardWorldModel:
     """The reward world model of a checkpoint folder."""
     checkpoint = run.load(folder)
     model = RewardWorldModel(run.config_of(RewardWorldModelConfig, checkpoint.config["model"]))
     model.load_state_dict(checkpoint.weights["reward_world_model"])
-    return model.eval()
-
-
-def scene_cache(
-    policy: Policy, store: Store, indices: Indices, previous: bool = False, folder: Path | None = None, batch: int = 64
-) -> SceneCache:
-    """Scene tokens and ego status of some scenes, computed once.
-
-    Args:
-        policy: whose vision part sees the pictures.
-        store: prepared scenes.
-        indices: which of them.
-        previous: the moment 0.5 s earlier; scenes without one get the current moment and `valid` False.
-        folder: where to keep the arrays memory-mapped; None keeps them in memory.
-        batch: scenes at a time.
-    """
-    indices = np.asarray(indices)
-    key = _cache_key(policy, store, indices, previous)
-    if folder is not None and (folder / "cache.json").exists() and json.loads((folder / "cache.json").read_text())["key"] == key:
-        arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in CACHED if (folder / f"{name}.npy").exists()]
-        return SceneCache(**dict(zip(CACHED, arrays, strict=True)))
-    valid = np.array(store.has_previous[indices]) if previous else np.ones(len(indices), dtype=bool)
-    tokens, grid = None, None
-    ego_history = np.zeros((len(indices), 4, 7), np.float32)
-    command = np.zeros((len(indices), 4), np.float32)
-    human = np.zeros((len(indices), 8, 3), np.float32)
-    for moment in (previous, False):
-        rows = np.flatnonzero(valid if moment == previous else ~valid)
-        for start in range(0, len(rows), batch):
-            part = rows[start : start + batch]
-            features = store.features(indices[part], previous=moment)
-            ego_history[part], command[part] = features.ego_history, features.command
-            human[part] = store.human(indices[part], previous=moment)
-            if policy.birds_eye is None:
-                continue
-            with torch.inference_mode():
-                seen = policy.see(torch.from_numpy(np.ascontiguousarray(features.images)).to(policy.scale.device)).scene
-            if tokens is None or grid is None:
-                tokens = _array(folder, "tokens", (len(indices), *seen.tokens.shape[1:]))
-                grid = _array(folder, "grid", (len(indices), *seen.grid.shape[1:]))
-            tokens[part], grid[part] = seen.tokens.half().cpu().numpy(), seen.grid.half().cpu().numpy()
-        if not previous:
-            break
-    cache = SceneCache(tokens=tokens, grid=grid, ego_history=ego_history, command=command, human=human, valid=valid)
-    if folder is not None and tokens is not None:
-        for name in CACHED[2:]:
-            np.save(folder / f"{name}.npy", getattr(cache, name))
-        run.write_json(folder / "cache.json", {"key": key})
-    return cache
-
-
-def _cache_key(policy: Policy, store: Store, indices: np.ndarray, previous: bool) -> str:
-    digest = hashlib.sha256(f"{getattr(store, 'key', '')} {previous}".encode())
-    digest.update(indices.astype(np.int64).tobytes())
-    parts = [part for part in (policy.encoder, policy.birds_eye) if part is not None]
-    for tensor in [tensor for part in parts for tensor in part.state_dict().values()]:
-        digest.update(tensor.cpu().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _array(folder: Path | None, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    if folder is None:
-        return np.zeros(shape, np.float16)
-    folder.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape)
-
-
-def inputs(cache: SceneCache, rows: np.ndarray, device: torch.device | str = "cpu") -> tuple[SceneTokens | None, Tensor, Tensor]:
-    """Scene tokens, ego history and command of some rows of a cache as tensors."""
-    scene = None
-    if cache.tokens is not None and cache.grid is not None:
-        scene = SceneTokens(torch.from_numpy(cache.tokens[rows]).to(device).float(), torch.from_numpy(cache.grid[rows]).to(device).float())
-    return scene, torch.from_numpy(cache.ego_history[rows]).to(device), torch.from_numpy(cache.command[rows]).to(device)
-
-
-def remembered(policy: Policy, cache: SceneCache, rows: np.ndarray) -> Memory:
-    """The planner's memory of some rows of a cache."""
-    return policy.remember(*inputs(cache, rows, policy.scale.device))
+    return model.to(device).eval()
 
 
 def cached_plans(policy: Policy, cache: SceneCache, batch: int = 128) -> Float[np.ndarray, "scenes 8 3"]:
@@ -174,51 +78,11 @@ def plans(policy: Policy, store: Store, indices: Indices, previous: bool = False
     return cached_plans(policy, scene_cache(policy, store, indices, previous))
 
 
-@dataclass(frozen=True, slots=True)
-class StageCaches:
-    """Scene caches of train and val, both moments."""
-
-    train: SceneCache
-    train_before: SceneCache
-    val: SceneCache
-    val_before: SceneCache
-
-
-def stage_caches(policy: Policy, store_train: Store, store_val: Store, folder: Path | None) -> StageCaches:
-    """Scene caches that stage 3 works on; read from `folder` where they are already there."""
-
-    def cache(store: Store, name: str, previous: bool) -> SceneCache:
-        return scene_cache(policy, store, np.arange(len(store)), previous, None if folder is None else folder / name)
-
-    return StageCaches(
-        cache(store_train, "train", False),
-        cache(store_train, "train_before", True),
-        cache(store_val, "val", False),
-        cache(store_val, "val_before", True),
-    )
-
-
-def ego_inputs(
-    store: Store, indices: Indices, previous: bool = False
-) -> tuple[Float[np.ndarray, "scenes 4 7"], Float[np.ndarray, "scenes 4"]]:
-    """Ego histories and commands; scenes without a previous moment give the current one."""
-    indices = np.asarray(indices)
-    earlier = store.has_previous[indices] if previous else np.zeros(len(indices), bool)
-    ego_history, command = np.zeros((len(indices), 4, 7), np.float32), np.zeros((len(indices), 4), np.float32)
-    for moment in (False, True):
-        rows = np.flatnonzero(earlier == moment)
-        for part in np.array_split(rows, max(1, len(rows) // 64)):
-            if len(part):
-                features = store.features(indices[part], previous=moment)
-                ego_history[part], command[part] = features.ego_history, features.command
-    return ego_history, command
-
-
 def ego_plans(model: EgoMlp, store: Store, indices: Indices, previous: bool = False) -> Float[np.ndarray, "scenes 8 3"]:
     """The ego-status control's plans, in metres."""
-    ego_history, command = ego_inputs(store, indices, previous)
+    ego_history, command = (torch.from_numpy(values).to(model.scale.device) for values in ego_inputs(store, indices, previous))
     with torch.inference_mode():
-        return model.plan(torch.from_numpy(ego_history), torch.from_numpy(command)).numpy().astype(np.float64)
+        return model.plan(ego_history, command).cpu().numpy().astype(np.float64)
 
 
 def sampled_chains(
@@ -326,12 +190,14 @@ def two_frame_comfort(
 def predicted_sub_scores(
     model: RewardWorldModel, cache: SceneCache, rows: np.ndarray, poses: Float[Tensor, "scenes proposals 8 3"], ec: Tensor | None = None
 ) -> SubScores:
-    """The reward world model's expectations for proposals (m) of some rows of a cache."""
+    """The reward world model's expectations, on its device, for proposals (m) of some rows of a cache."""
     scene, ego_history, command = inputs(cache, rows, model.scale.device)
     if scene is None:
         raise ValueError("the reward world model needs scene tokens, the cache holds none")
     with torch.no_grad():
-        return model.sub_scores(scene, ego_history, command, poses, ec)
+        return model.sub_scores(
+            scene, ego_history, command, poses.to(ego_history.device), None if ec is None else ec.to(ego_history.device)
+        )
 
 
 def proposals(
@@ -339,7 +205,7 @@ def proposals(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Proposals of every row of a cache: the deployed plan first, then samples of the exploring policy.
 
-    The noise is the same for all scenes, so that two consecutive moments get like proposals (EC).
+    A row of a batch always draws the same noise, so that caches of two consecutive moments get like proposals (EC).
 
     Returns:
         Poses (scenes, 1 + samples, 8, 3) in metres, and the confidence (log-probability) of each one's anchor.

@@ -119,12 +119,12 @@ def k_means(
 
 
 def exploration_of(anchors_in_metres: Float[Tensor, "anchors 8 3"], scale: Float[Tensor, "3"], config: ExplorationConfig) -> Exploration:
-    """Covariance factors of the exploration noise around each anchor.
+    """Covariance factors of the exploration noise around each anchor, on the anchors' device.
 
     Noise is a change of speed (along the path, growing as t^2 and t^3) and a bend (across it, likewise, with the heading
     that belongs to it), both scaled with the anchor's length, plus the floor.
     """
-    anchors = anchors_in_metres.double()
+    anchors, scale = anchors_in_metres.double().cpu(), scale.double().cpu()
     count = len(anchors)
     start = torch.zeros(count, 1, 3, dtype=torch.float64)
     steps = torch.diff(torch.cat([start, anchors], dim=1), dim=1)
@@ -139,14 +139,14 @@ def exploration_of(anchors_in_metres: Float[Tensor, "anchors 8 3"], scale: Float
         shift = config.across / math.sqrt(2) * length[:, None] * time**power
         bend = config.across / math.sqrt(2) * power * time ** (power - 1)
         columns.append(torch.stack([-sine * shift, cosine * shift, bend.expand(count, -1)], dim=-1))
-    basis = (torch.stack(columns, dim=-1) / scale.double()[:, None]).reshape(count, DIMENSIONS, len(columns))
+    basis = (torch.stack(columns, dim=-1) / scale[:, None]).reshape(count, DIMENSIONS, len(columns))
     identity = torch.eye(DIMENSIONS, dtype=torch.float64)
     sampling = torch.cat([basis, config.floor * identity.expand(count, -1, -1)], dim=-1)
     covariance = basis @ basis.transpose(1, 2) + (config.floor**2 + config.density_floor**2) * identity
     factor = torch.linalg.cholesky(covariance)
     whitening = torch.linalg.solve_triangular(factor, identity.expand(count, -1, -1), upper=False)
     log_determinant = 2 * torch.log(torch.diagonal(factor, dim1=1, dim2=2)).sum(1)
-    return Exploration(sampling.float(), whitening.float(), log_determinant.float())
+    return Exploration(*(values.float().to(anchors_in_metres.device) for values in (sampling, whitening, log_determinant)))
 
 
 def exploration_noise(exploration: Exploration, anchor: Int[Tensor, "*batch"], generator: torch.Generator) -> Float[Tensor, "*batch 8 3"]:

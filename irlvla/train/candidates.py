@@ -8,7 +8,8 @@ from jaxtyping import Float, Int
 
 from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of, k_means
 from irlvla.model.policy import Policy
-from irlvla.rollout import SceneCache, remembered, sampled_chains
+from irlvla.rollout import sampled_chains
+from irlvla.scene_cache import SceneCache, remembered
 
 DENOISED, VOCABULARY = 0, 1
 """Kinds of candidates."""
@@ -84,7 +85,7 @@ def _denoised(
     generator: torch.Generator,
 ) -> np.ndarray:
     memory = remembered(policy, cache, rows)
-    everyone = torch.arange(policy.config.anchors).expand(len(rows), -1)
+    everyone = torch.arange(policy.config.anchors, device=memory.ego.device).expand(len(rows), -1)
     best = policy.deployed(memory).confidence.topk(min(config.deployed, policy.config.anchors), dim=1).indices
     state, parts = policy.start(everyone).gather(1, best[..., None, None].expand(-1, -1, 8, 3)), []
     for index in range(len(policy.config.diffusion.timesteps)):

@@ -14,22 +14,13 @@ import torch
 from irlvla import run
 from irlvla.data.store import Store
 from irlvla.model.diffusion import ExplorationConfig, exploration_of
-from irlvla.model.policy import planner_parameters
-from irlvla.rollout import (
-    StageCaches,
-    load_policy,
-    load_reward_world_model,
-    log_halves,
-    predicted_sub_scores,
-    proposals,
-    remembered,
-    stage_caches,
-)
+from irlvla.model.policy import Policy, planner_parameters
+from irlvla.rollout import chosen_device, load_policy, load_reward_world_model, log_halves, predicted_sub_scores, proposals
+from irlvla.scene_cache import StageCaches, remembered, rows_of, stage_caches
 from irlvla.score.epdms import epdms
 from irlvla.train.imitation import denoising_loss, keep_best
 from irlvla.train.loop import batch_rows, cosine_rate, follow, progress, set_rate, step_generator
 from irlvla.train.ppo import candidate_steps
-from irlvla.train.reward import rows_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +58,7 @@ def fit(
     if config.target not in ("human", "best_of_g"):
         raise ValueError(f"unknown target {config.target!r}: human or best_of_g")
     folder = Path(folder)
-    policy = load_policy(imitation)
+    policy = load_policy(imitation, chosen_device())
     average = copy.deepcopy(policy).requires_grad_(False)
     caches = stage_caches(policy, store_train, store_val, cache_folder)
     half = log_halves(store_train.log_names, config.seed)[1] if config.target == "best_of_g" else np.arange(len(store_train))
@@ -88,7 +79,7 @@ def fit(
             picked = batch_rows(len(half), config.batch, step, config.seed)
             generator = step_generator(config.seed, step)
             memory = remembered(policy, caches.train, half[picked])
-            loss, parts = denoising_loss(policy, memory, torch.from_numpy(np.asarray(wanted[picked])).float(), generator)
+            loss, parts = denoising_loss(policy, memory, torch.from_numpy(wanted[picked]).to(memory.ego.device), generator)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 5.0)
@@ -106,14 +97,14 @@ def fit(
     return folder / "checkpoint"
 
 
-def _best_of_group(config: ContinuationConfig, policy, reward: Path | str, caches: StageCaches, half: np.ndarray) -> np.ndarray:
+def _best_of_group(config: ContinuationConfig, policy: Policy, reward: Path | str, caches: StageCaches, half: np.ndarray) -> np.ndarray:
     """For each scene the proposal that the reward world model likes best of the policy's G."""
-    model = load_reward_world_model(reward)
+    model = load_reward_world_model(reward, policy.scale.device)
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     best = np.zeros((len(half), 8, 3), np.float32)
     for part in np.array_split(np.arange(len(half)), max(1, len(half) // 64)):
         cache = rows_of(caches.train, half[part])
         poses, _ = proposals(policy, cache, exploration, config.group - 1, config.seed)
         scores = epdms(predicted_sub_scores(model, cache, np.arange(len(part)), torch.from_numpy(poses).float()))
-        best[part] = poses[np.arange(len(part)), scores.argmax(1).numpy()]
+        best[part] = poses[np.arange(len(part)), scores.argmax(1).cpu().numpy()]
     return best

@@ -12,7 +12,7 @@ from irlvla import run
 from irlvla.data.store import Store
 from irlvla.model.diffusion import normaliser_of
 from irlvla.model.policy import EgoMlp
-from irlvla.rollout import ego_plans
+from irlvla.rollout import chosen_device, ego_plans
 from irlvla.train.loop import batch_rows, cosine_rate, follow, probe_values, progress, set_rate
 from irlvla.train.moments import ego_status, humans, moments
 
@@ -48,6 +48,7 @@ def fit_ego_mlp(config: EgoMlpConfig, store_train: Store, store_val: Store, fold
     model = EgoMlp(config.width)
     model.offset.copy_(torch.tensor(offset))
     model.scale.copy_(torch.tensor(scale))
+    model.to(chosen_device())
     average = copy.deepcopy(model).eval().requires_grad_(False)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
     candidates = {config.steps - 1 - round(0.1 * config.steps) * index for index in range(config.candidates)}

@@ -19,7 +19,8 @@ from irlvla.data.store import Store
 from irlvla.model.bev import SceneTokens, ahead_loss, map_loss
 from irlvla.model.diffusion import k_means, noisy, normaliser_of
 from irlvla.model.policy import Memory, Policy, PolicyConfig, planner_loss, planner_parameters
-from irlvla.rollout import StageCaches, inputs, stage_caches
+from irlvla.rollout import chosen_device
+from irlvla.scene_cache import StageCaches, inputs, stage_caches
 from irlvla.train.controls import EgoMlpConfig, ego_mlp_step
 from irlvla.train.loop import batch_rows, cosine_rate, follow, probe, progress, set_rate, step_generator
 from irlvla.train.moments import ego_status, humans, moments, pictures
@@ -92,7 +93,7 @@ def fit(
     folder = Path(folder)
     pairs = moments(store_train)
     data = _Data(pairs, humans(store_train, pairs), *ego_status(store_train, pairs))
-    policy = fresh_policy(config.policy, data.human, config.seed)
+    policy = fresh_policy(config.policy, data.human, config.seed).to(chosen_device())
     average = copy.deepcopy(policy).eval().requires_grad_(False)
     modules, values = {"policy": policy, "average": average}, {"step": 0, "best": None}
     resume = resume and (folder / "state" / "state.json").exists()
@@ -123,7 +124,7 @@ def fit(
                 caches = caches or stage_caches(average.eval(), store_train, store_val, cache_folder)
                 set_rate(optimiser, config.planner_rate * cosine_rate(step - config.steps, config.planner_steps, config.warmup))
                 rows = batch_rows(len(pairs), config.planner_batch, step - config.steps, config.seed + 1)
-                scene = _kept_tokens(caches, pairs[rows])
+                scene = _kept_tokens(caches, pairs[rows], policy.scale.device)
                 loss, parts = _planner_loss(policy.eval(), scene, data, rows, generator)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
@@ -208,13 +209,13 @@ def denoising_loss(policy: Policy, memory: Memory, human: Tensor, generator: tor
     return planner_loss(policy, policy.denoise(memory, state, timestep, anchor), human)
 
 
-def _kept_tokens(caches: StageCaches, pairs: np.ndarray) -> SceneTokens | None:
+def _kept_tokens(caches: StageCaches, pairs: np.ndarray, device: torch.device) -> SceneTokens | None:
     """Scene tokens of (scene, previous?) pairs; pairs are in the order of `moments`."""
     if caches.train.tokens is None:
         return None
     parts = []
     for previous, cache in ((0, caches.train), (1, caches.train_before)):
-        scene = inputs(cache, pairs[pairs[:, 1] == previous, 0])[0]
+        scene = inputs(cache, pairs[pairs[:, 1] == previous, 0], device)[0]
         parts += [] if scene is None else [scene]
     return SceneTokens(torch.cat([part.tokens for part in parts]), torch.cat([part.grid for part in parts]))
 

@@ -13,7 +13,9 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from torch import nn
 
 from irlvla.data.store import Store
-from irlvla.rollout import SceneCache, cached_plans, exact_sub_scores
+from irlvla.model.policy import Policy
+from irlvla.rollout import cached_plans, exact_sub_scores
+from irlvla.scene_cache import SceneCache
 from irlvla.score.epdms import epdms
 from irlvla.types import SUB_SCORE_NAMES
 
@@ -46,9 +48,9 @@ def cosine_rate(step: int, steps: int, warmup: int, last: float = 0.02) -> float
 
 
 def set_rate(optimiser: torch.optim.Optimizer, rate: float) -> None:
-    """Sets the learning rate of all parameter groups, each with its own share."""
+    """Sets the learning rate of all parameter groups."""
     for group in optimiser.param_groups:
-        group["lr"] = rate * group.get("share", 1.0)
+        group["lr"] = rate
 
 
 @torch.no_grad()
@@ -94,6 +96,6 @@ def probe_values(
     return values | {"ec": 100 * float(np.mean(scores.ec[defined])) if defined.any() else 0.0}
 
 
-def probe(policy, store: Store, indices: Int[np.ndarray, "scenes"], now: SceneCache, before: SceneCache) -> dict[str, float]:
+def probe(policy: Policy, store: Store, indices: Int[np.ndarray, "scenes"], now: SceneCache, before: SceneCache) -> dict[str, float]:
     """`probe_values` of a policy's deployed plans on cached scenes."""
     return probe_values(store, indices, cached_plans(policy, now), cached_plans(policy, before))

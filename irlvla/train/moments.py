@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from irlvla.data.store import Store
-from irlvla.rollout import ego_inputs
+from irlvla.scene_cache import ego_inputs
 
 
 def moments(store: Store) -> np.ndarray:

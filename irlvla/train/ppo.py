@@ -22,19 +22,17 @@ from irlvla.model.policy import EgoEncoder, Policy, planner_parameters
 from irlvla.model.reward_world_model import RewardWorldModel
 from irlvla.rollout import (
     Chain,
-    SceneCache,
-    StageCaches,
     chain_log_probs,
+    chosen_device,
     exact_sub_scores,
     load_policy,
     load_reward_world_model,
     log_halves,
     predicted_sub_scores,
-    remembered,
     sampled_chains,
-    stage_caches,
     two_frame_comfort,
 )
+from irlvla.scene_cache import SceneCache, StageCaches, inputs, remembered, stage_caches
 from irlvla.score.epdms import epdms
 from irlvla.train.imitation import keep_best
 from irlvla.train.loop import batch_rows, follow, progress, step_generator
@@ -175,7 +173,7 @@ def rewards_of(
     if config.reward == "exact" and store is not None:
         repeated = None if prev_poses is None else np.repeat(prev_poses[:, None], metres.shape[1], axis=1)
         measured = exact_sub_scores(store, rows, metres, repeated)
-        scores = SubScores(**{name: torch.from_numpy(getattr(measured, name)).float() for name in measured.__slots__})
+        scores = SubScores(**{name: torch.from_numpy(getattr(measured, name)).float().to(poses.device) for name in measured.__slots__})
     else:
         ec = None
         if prev_poses is not None:
@@ -211,13 +209,14 @@ def fit(
         The checkpoint's folder.
     """
     folder = Path(folder)
-    policy, frozen, model = load_policy(imitation), load_policy(imitation), load_reward_world_model(reward)
+    device = chosen_device()
+    policy, frozen, model = load_policy(imitation, device), load_policy(imitation, device), load_reward_world_model(reward, device)
     average = copy.deepcopy(policy).requires_grad_(False)
     caches = stage_caches(frozen, store_train, store_val, cache_folder)
     _, half = log_halves(store_train.log_names, config.seed)
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     torch.manual_seed(config.seed)
-    critic = Critic(policy.config.birds_eye.width)
+    critic = Critic(policy.config.birds_eye.width).to(device)
     optimiser = torch.optim.AdamW(planner_parameters(policy), lr=config.rate, weight_decay=config.weight_decay)
     critic_optimiser = torch.optim.AdamW(critic.parameters(), lr=config.critic_rate)
     modules, optimisers = {"policy": policy, "average": average, "critic": critic}, {"policy": optimiser, "critic": critic_optimiser}
@@ -271,9 +270,10 @@ def _iteration(
         both = Chain(torch.cat([chain.anchor, clone.anchor], dim=1), torch.cat([chain.states, clone.states], dim=1))
         old_anchor, old_steps = (values[:, : config.group] for values in chain_log_probs(policy, memory, both, exploration))
     rewards = rewards_of(config, policy, model, caches.train, caches.train_before, rows, poses, store)
-    tokens = torch.from_numpy(np.asarray(caches.train.tokens[rows])).float()
-    ego_history, command = torch.from_numpy(caches.train.ego_history[rows]), torch.from_numpy(caches.train.command[rows])
-    value = critic(tokens, ego_history, command)
+    scene, ego_history, command = inputs(caches.train, rows, policy.scale.device)
+    if scene is None:
+        raise ValueError("PPO's critic needs scene tokens, the policy's cache holds none")
+    value = critic(scene.tokens, ego_history, command)
     critic_loss = (value[:, None] - rewards.values).square().mean()
     optimisers["critic"].zero_grad(set_to_none=True)
     critic_loss.backward()

@@ -14,23 +14,15 @@ from torch import Tensor
 from irlvla import run
 from irlvla.acceptance import acceptance
 from irlvla.data.store import Store
-from irlvla.model.diffusion import ExplorationConfig, exploration_of
+from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
 from irlvla.model.policy import Policy
 from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, head_loss, reward_loss
-from irlvla.rollout import (
-    SceneCache,
-    exact_sub_scores,
-    inputs,
-    load_policy,
-    log_halves,
-    predicted_sub_scores,
-    proposals,
-    scene_cache,
-)
+from irlvla.rollout import chosen_device, exact_sub_scores, load_policy, log_halves, predicted_sub_scores, proposals
+from irlvla.scene_cache import SceneCache, inputs, rows_of, scene_cache
 from irlvla.score.epdms import epdms
 from irlvla.train.candidates import DENOISED, CandidatesConfig, candidates
 from irlvla.train.loop import batch_rows, cosine_rate, progress, set_rate, step_generator
-from irlvla.types import SUB_SCORE_NAMES
+from irlvla.types import SUB_SCORE_NAMES, SubScores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -84,7 +76,7 @@ def fit(
         The checkpoint's folder.
     """
     folder = Path(folder)
-    policy = load_policy(imitation)
+    policy = load_policy(imitation, chosen_device())
     cache = scene_cache(policy, store_train, np.arange(len(store_train)), folder=None if cache_folder is None else cache_folder / "train")
     half, _ = log_halves(store_train.log_names, config.seed)
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
@@ -93,6 +85,7 @@ def fit(
     model = RewardWorldModel(config.model)
     model.offset.copy_(policy.offset)
     model.scale.copy_(policy.scale)
+    model.to(policy.scale.device)
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
     values = {"step": 0}
     if resume and (folder / "state" / "state.json").exists():
@@ -147,18 +140,6 @@ def _labelled(
     return _Labelled(half, poses, labels, kinds)
 
 
-def rows_of(cache: SceneCache, rows: np.ndarray) -> SceneCache:
-    """Some rows of a cache as a cache of their own, in memory."""
-    return SceneCache(
-        tokens=None if cache.tokens is None else np.array(cache.tokens[rows]),
-        grid=None if cache.grid is None else np.array(cache.grid[rows]),
-        ego_history=np.array(cache.ego_history[rows]),
-        command=np.array(cache.command[rows]),
-        human=np.array(cache.human[rows]),
-        valid=np.array(cache.valid[rows]),
-    )
-
-
 def _loss(
     config: RewardConfig, model: RewardWorldModel, cache: SceneCache, labelled: _Labelled, step: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
@@ -177,7 +158,7 @@ def _loss(
     return reward_loss(logits, labels.to(model.scale.device), config.model.weights)
 
 
-def _accepted(config: RewardConfig, model: RewardWorldModel, policy: Policy, store: Store, exploration) -> dict:
+def _accepted(config: RewardConfig, model: RewardWorldModel, policy: Policy, store: Store, exploration: Exploration) -> dict:
     """Calibrates each head's temperature on proposals of val scenes and reports how good the model is on them."""
     every = np.arange(len(store))
     cache = scene_cache(policy, store, every)
@@ -188,23 +169,22 @@ def _accepted(config: RewardConfig, model: RewardWorldModel, policy: Policy, sto
         predicted_sub_scores(model, cache, rows, torch.from_numpy(poses[rows]).float())
         for rows in np.array_split(every, max(1, len(every) // 64))
     ]
-    predicted = type(scores)(
-        **{name: np.concatenate([getattr(part, name).numpy() for part in parts]) for name in (*SUB_SCORE_NAMES, "ec_defined")}
-    )
+    names = (*SUB_SCORE_NAMES, "ec_defined")
+    predicted = SubScores(**{name: np.concatenate([getattr(part, name).cpu().numpy() for part in parts]) for name in names})
     return acceptance(scores, predicted, epdms(scores), epdms(predicted), confidence, store.log_names)
 
 
 @torch.no_grad()
-def calibrate(model: RewardWorldModel, cache: SceneCache, poses: np.ndarray, scores) -> None:
+def calibrate(model: RewardWorldModel, cache: SceneCache, poses: np.ndarray, scores: SubScores) -> None:
     """Sets each head's temperature to the one of a fixed ladder that has the least loss on these proposals."""
     model.temperature.fill_(1.0)
     logits: dict[str, list[Tensor]] = {name: [] for name in HEADS}
     for rows in np.array_split(np.arange(len(cache)), max(1, len(cache) // 64)):
         scene, ego_history, command = inputs(cache, rows, model.scale.device)
-        for name, values in model(scene, ego_history, command, torch.from_numpy(poses[rows]).float()).items():
+        for name, values in model(scene, ego_history, command, torch.from_numpy(poses[rows]).float().to(command.device)).items():
             logits[name].append(values)
     ladder = torch.logspace(-1, 1, 41, base=4.0)
     for index, name in enumerate(HEADS):
-        values, labels = torch.cat(logits[name]), torch.from_numpy(getattr(scores, name)).float()
+        values, labels = torch.cat(logits[name]).cpu(), torch.from_numpy(getattr(scores, name)).float()
         losses = torch.stack([head_loss(values / temperature, labels) for temperature in ladder])
         model.temperature[index] = ladder[losses.argmin()]

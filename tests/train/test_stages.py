@@ -15,11 +15,10 @@ from irlvla.rollout import (
     load_policy,
     load_reward_world_model,
     log_halves,
-    remembered,
     sampled_chains,
-    scene_cache,
     selected,
 )
+from irlvla.scene_cache import remembered, scene_cache
 from irlvla.train import continuation, imitation, ppo, reward
 from irlvla.train.candidates import CandidatesConfig
 from irlvla.train.continuation import ContinuationConfig
