@@ -56,6 +56,9 @@ def scene_cache(
     if folder is not None and (folder / "cache.json").exists() and json.loads((folder / "cache.json").read_text())["key"] == key:
         arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in CACHED if (folder / f"{name}.npy").exists()]
         return SceneCache(**dict(zip(CACHED, arrays, strict=True)))
+    if folder is not None:
+        # Until the new arrays are whole, nothing may vouch for what lies there.
+        (folder / "cache.json").unlink(missing_ok=True)
     valid = np.array(store.has_previous[indices]) if previous else np.ones(len(indices), dtype=bool)
     tokens, grid = None, None
     ego_history = np.zeros((len(indices), 4, 7), np.float32)
