@@ -2,12 +2,12 @@
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from irlvla import run
@@ -162,42 +162,64 @@ def exact_sub_scores(
     return SubScores(**{name: np.stack([getattr(part, name) for part in parts]) for name in names})
 
 
+@dataclass(frozen=True, slots=True)
+class Comfort:
+    """EC of proposals, 0 or 1, and in which scenes there was an earlier plan to compare them with."""
+
+    ec: Float[np.ndarray, "scenes proposals"]
+    defined: Bool[np.ndarray, "scenes"]
+
+
 def two_frame_comfort(
-    now: Float[np.ndarray, "scenes 4 7"],
-    before: Float[np.ndarray, "scenes 4 7"],
+    now: SceneCache,
+    before: SceneCache,
+    rows: np.ndarray,
     poses: Float[np.ndarray, "scenes proposals 8 3"],
     prev_poses: Float[np.ndarray, "scenes 8 3"],
-) -> Float[np.ndarray, "scenes proposals"]:
+) -> Comfort:
     """EC of proposals against the plan made 0.5 s earlier: it needs both plans and the ego's own motion, no scene.
 
     Args:
-        now: ego histories of the current moments.
-        before: ego histories of the moments 0.5 s earlier.
+        now: the current moments.
+        before: the moments 0.5 s earlier; where there is none (not `valid`) EC is not defined.
+        rows: which of them.
         poses: proposals now, each in its ego frame.
         prev_poses: the plan then, in the ego frame of then.
     """
     time_us = 1_600_000_000_000_000
+    defined = np.array(before.valid[rows])
     scores = np.zeros(poses.shape[:2])
-    for row in range(len(poses)):
-        state = np.concatenate([np.zeros(3), now[row, 3, 3:]]).astype(np.float64)
-        previous = np.concatenate([np.zeros(3), before[row, 3, 3:]]).astype(np.float64)
-        states = simulated(state, reference_poses(state, time_us, poses[row].astype(np.float64)))
-        old = simulated(previous, reference_poses(previous, time_us, prev_poses[row][None].astype(np.float64)))
-        scores[row] = extended_comfort(states, np.repeat(old, len(states), axis=0), 0.5)
-    return scores
+    for index in np.flatnonzero(defined):
+        state = np.concatenate([np.zeros(3), now.ego_history[rows[index], 3, 3:]]).astype(np.float64)
+        previous = np.concatenate([np.zeros(3), before.ego_history[rows[index], 3, 3:]]).astype(np.float64)
+        states = simulated(state, reference_poses(state, time_us, poses[index].astype(np.float64)))
+        old = simulated(previous, reference_poses(previous, time_us, prev_poses[index][None].astype(np.float64)))
+        scores[index] = extended_comfort(states, np.repeat(old, len(states), axis=0), 0.5)
+    return Comfort(scores, defined)
 
 
 def predicted_sub_scores(
-    model: RewardWorldModel, cache: SceneCache, rows: np.ndarray, poses: Float[Tensor, "scenes proposals 8 3"], ec: Tensor | None = None
+    model: RewardWorldModel,
+    cache: SceneCache,
+    rows: np.ndarray,
+    poses: Float[Tensor, "scenes proposals 8 3"],
+    comfort: Comfort | None = None,
 ) -> SubScores:
-    """The reward world model's expectations, on its device, for proposals (m) of some rows of a cache."""
+    """The reward world model's expectations, on its device, for proposals (m) of some rows of a cache; EC as `comfort` says.
+
+    Raises:
+        ValueError: the cache is one of a policy without pictures.
+    """
     scene, ego_history, command = inputs(cache, rows, model.scale.device)
     if scene is None:
         raise ValueError("the reward world model needs scene tokens, the cache holds none")
     with torch.no_grad():
-        return model.sub_scores(
-            scene, ego_history, command, poses.to(ego_history.device), None if ec is None else ec.to(ego_history.device)
-        )
+        scores = model.sub_scores(scene, ego_history, command, poses.to(ego_history.device))
+    if comfort is None:
+        return scores
+    ec = torch.from_numpy(comfort.ec).float().to(ego_history.device)
+    defined = torch.from_numpy(comfort.defined).to(ec)[:, None].expand_as(ec)
+    return replace(scores, ec=ec, ec_defined=defined)
 
 
 def proposals(
@@ -235,14 +257,13 @@ def selected(
     old, _ = proposals(policy, before, exploration, samples, seed)
     earlier = _picked(model, before, old, None)
     new, _ = proposals(policy, now, exploration, samples, seed)
-    ec = two_frame_comfort(now.ego_history, before.ego_history, new, earlier)
-    return _picked(model, now, new, ec), earlier
+    return _picked(model, now, new, (before, earlier)), earlier
 
 
-def _picked(model: RewardWorldModel, cache: SceneCache, poses: np.ndarray, ec: np.ndarray | None) -> np.ndarray:
+def _picked(model: RewardWorldModel, cache: SceneCache, poses: np.ndarray, earlier: tuple[SceneCache, np.ndarray] | None) -> np.ndarray:
     chosen = []
     for rows in _batches(len(cache), 64):
-        comfort = None if ec is None else torch.from_numpy(ec[rows]).float()
+        comfort = None if earlier is None else two_frame_comfort(cache, earlier[0], rows, poses[rows], earlier[1][rows])
         scores = predicted_sub_scores(model, cache, rows, torch.from_numpy(poses[rows]).float(), comfort)
         chosen.append(poses[rows, epdms(scores).argmax(1).cpu().numpy()])
     return np.concatenate(chosen)

@@ -95,13 +95,11 @@ class RewardWorldModel(nn.Module):
         ego_history: Float[Tensor, "scenes 4 7"],
         command: Float[Tensor, "scenes 4"],
         poses: Float[Tensor, "scenes proposals 8 3"],
-        ec: Float[Tensor, "scenes proposals"] | None = None,
     ) -> SubScores:
-        """Expected sub-scores; `ec` (from the plans alone) makes EC defined."""
+        """Expected sub-scores; EC is left undefined."""
         logits = self(scene, ego_history, command, poses)
         values = {name: expected(logits[name] / self.temperature[index]) for index, name in enumerate(HEADS)}
-        defined = torch.zeros_like(values["nc"]) if ec is None else torch.ones_like(ec)
-        return SubScores(**values, ec=torch.zeros_like(defined) if ec is None else ec, ec_defined=defined)
+        return SubScores(**values, ec=torch.zeros_like(values["nc"]), ec_defined=torch.zeros_like(values["nc"]))
 
 
 def expected(logits: Float[Tensor, "*proposals classes"]) -> Float[Tensor, "*proposals"]:

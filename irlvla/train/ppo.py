@@ -164,7 +164,7 @@ def rewards_of(
     poses: Float[Tensor, "scenes samples 8 3"],
     store: Store | None,
 ) -> Rewards:
-    """Rewards of sampled plans (m); EC is counted against the policy's own deployed plan of 0.5 s earlier."""
+    """Rewards of sampled plans (m); EC is counted against the policy's own deployed plan of 0.5 s earlier, if there was one."""
     prev_poses = None
     if config.with_ec:
         with torch.no_grad():
@@ -175,10 +175,8 @@ def rewards_of(
         measured = exact_sub_scores(store, rows, metres, repeated)
         scores = SubScores(**{name: torch.from_numpy(getattr(measured, name)).float().to(poses.device) for name in measured.__slots__})
     else:
-        ec = None
-        if prev_poses is not None:
-            ec = torch.from_numpy(two_frame_comfort(now.ego_history[rows], before.ego_history[rows], metres, prev_poses)).float()
-        scores = predicted_sub_scores(model, now, rows, poses, ec)
+        comfort = None if prev_poses is None else two_frame_comfort(now, before, rows, metres, prev_poses)
+        scores = predicted_sub_scores(model, now, rows, poses, comfort)
     failed = (scores.nc < config.gate_below) | (scores.dac < config.gate_below)
     return Rewards(epdms(scores), failed, scores)
 

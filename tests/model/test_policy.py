@@ -138,8 +138,8 @@ def test_expected_sub_scores_are_in_range_and_epdms_of_them_is_one_number_a_cand
     model = RewardWorldModel(RewardWorldModelConfig(width=32, pose_width=16)).eval()
     scene = policy.see(images).scene
     poses = policy.in_metres(policy.anchors).expand(3, -1, -1, -1)
-    scores = model.sub_scores(scene, history, command, poses, torch.ones(3, 4))
-    assert scores.nc.shape == (3, 4) and bool((scores.ec_defined == 1).all())
+    scores = model.sub_scores(scene, history, command, poses)
+    assert scores.nc.shape == (3, 4) and bool((scores.ec_defined == 0).all())
     assert bool(((epdms(scores) >= 0) & (epdms(scores) <= 1)).all())
     torch.testing.assert_close(expected(torch.tensor([[[0.0, 0.0, 0.0]]])), torch.tensor([[0.5]]))
     _, parts = reward_loss(model(scene, history, command, poses), torch.full((3, 4, 8), 0.5), model.config.weights)
