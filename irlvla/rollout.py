@@ -278,5 +278,10 @@ def log_halves(log_names: Sequence[str], seed: int = 0) -> tuple[np.ndarray, np.
     return np.flatnonzero(inside), np.flatnonzero(~inside)
 
 
+def unjudged(reward: Path | str, log_names: Sequence[str]) -> np.ndarray:
+    """Scenes of half B as the checkpoint of a reward world model was trained: it has seen labels of none of their logs."""
+    return log_halves(log_names, run.load(reward).config["training"]["seed"])[1]
+
+
 def _batches(count: int, batch: int) -> list[np.ndarray]:
     return [np.arange(start, min(start + batch, count)) for start in range(0, count, batch)]

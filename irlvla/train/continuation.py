@@ -15,7 +15,7 @@ from irlvla import run
 from irlvla.data.store import Store
 from irlvla.model.diffusion import ExplorationConfig, exploration_of
 from irlvla.model.policy import Policy, planner_parameters
-from irlvla.rollout import chosen_device, load_policy, load_reward_world_model, log_halves, predicted_sub_scores, proposals
+from irlvla.rollout import chosen_device, load_policy, load_reward_world_model, predicted_sub_scores, proposals, unjudged
 from irlvla.scene_cache import StageCaches, remembered, rows_of, stage_caches
 from irlvla.score.epdms import epdms
 from irlvla.train.imitation import denoising_loss, keep_best
@@ -61,7 +61,7 @@ def fit(
     policy = load_policy(imitation, chosen_device())
     average = copy.deepcopy(policy).requires_grad_(False)
     caches = stage_caches(policy, store_train, store_val, cache_folder)
-    half = log_halves(store_train.log_names, config.seed)[1] if config.target == "best_of_g" else np.arange(len(store_train))
+    half = unjudged(reward, store_train.log_names) if config.target == "best_of_g" else np.arange(len(store_train))
     wanted = caches.train.human[half] if config.target == "human" else _best_of_group(config, policy, reward, caches, half)
     optimiser = torch.optim.AdamW(planner_parameters(policy), lr=config.rate, weight_decay=config.weight_decay)
     modules = {"policy": policy, "average": average}

@@ -27,10 +27,10 @@ from irlvla.rollout import (
     exact_sub_scores,
     load_policy,
     load_reward_world_model,
-    log_halves,
     predicted_sub_scores,
     sampled_chains,
     two_frame_comfort,
+    unjudged,
 )
 from irlvla.scene_cache import SceneCache, StageCaches, inputs, remembered, stage_caches
 from irlvla.score.epdms import epdms
@@ -197,7 +197,7 @@ def fit(
         config: the run.
         imitation: the policy's checkpoint to start from.
         reward: the reward world model's checkpoint.
-        store_train: scenes; half B of their logs is used.
+        store_train: scenes; the half of their logs that the reward world model has not seen is used.
         store_val: annotated scenes to probe on.
         folder: the stage's folder; gets metrics, a training state, and `checkpoint`.
         resume: continue a run that was interrupted.
@@ -211,7 +211,7 @@ def fit(
     policy, frozen, model = load_policy(imitation, device), load_policy(imitation, device), load_reward_world_model(reward, device)
     average = copy.deepcopy(policy).requires_grad_(False)
     caches = stage_caches(frozen, store_train, store_val, cache_folder)
-    _, half = log_halves(store_train.log_names, config.seed)
+    half = unjudged(reward, store_train.log_names)
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     torch.manual_seed(config.seed)
     critic = Critic(policy.config.birds_eye.width).to(device)
