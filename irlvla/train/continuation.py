@@ -15,7 +15,16 @@ from irlvla import run
 from irlvla.data.store import Store
 from irlvla.model.diffusion import ExplorationConfig, exploration_of
 from irlvla.model.policy import Policy, planner_parameters
-from irlvla.rollout import chosen_device, load_policy, load_reward_world_model, predicted_sub_scores, proposals, unjudged
+from irlvla.rollout import (
+    cached_plans,
+    chosen_device,
+    load_policy,
+    load_reward_world_model,
+    predicted_sub_scores,
+    proposals,
+    two_frame_comfort,
+    unjudged,
+)
 from irlvla.scene_cache import StageCaches, remembered, rows_of, stage_caches
 from irlvla.score.epdms import epdms
 from irlvla.train.imitation import denoising_loss, keep_best
@@ -98,13 +107,16 @@ def fit(
 
 
 def _best_of_group(config: ContinuationConfig, policy: Policy, reward: Path | str, caches: StageCaches, half: np.ndarray) -> np.ndarray:
-    """For each scene the proposal that the reward world model likes best of the policy's G."""
+    """For each scene the proposal that PPO would reward most among the policy's G: EC counts against its plan of 0.5 s earlier."""
     model = load_reward_world_model(reward, policy.scale.device)
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     best = np.zeros((len(half), 8, 3), np.float32)
     for part in np.array_split(np.arange(len(half)), max(1, len(half) // 64)):
         cache = rows_of(caches.train, half[part])
+        before = rows_of(caches.train_before, half[part])
         poses, _ = proposals(policy, cache, exploration, config.group - 1, config.seed)
-        scores = epdms(predicted_sub_scores(model, cache, np.arange(len(part)), torch.from_numpy(poses).float()))
-        best[part] = poses[np.arange(len(part)), scores.argmax(1).cpu().numpy()]
+        rows = np.arange(len(part))
+        comfort = two_frame_comfort(cache, before, rows, poses, cached_plans(policy, before))
+        scores = epdms(predicted_sub_scores(model, cache, rows, torch.from_numpy(poses).float(), comfort))
+        best[part] = poses[rows, scores.argmax(1).cpu().numpy()]
     return best
