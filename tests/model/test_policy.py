@@ -6,7 +6,7 @@ import torch
 from irlvla.model.attention import footprints, grid_lookup
 from irlvla.model.bev import ahead_classes
 from irlvla.model.policy import Policy, PolicyConfig, focal_loss, nearest_anchor, planner_loss
-from irlvla.model.reward_world_model import RewardWorldModel, RewardWorldModelConfig, expected, resampled, reward_loss
+from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, expected, resampled, reward_loss
 from irlvla.model.vision import ImageEncoder, VisionConfig, projected, token_rays
 from irlvla.score.epdms import epdms
 
@@ -144,6 +144,24 @@ def test_expected_sub_scores_are_in_range_and_epdms_of_them_is_one_number_a_cand
     torch.testing.assert_close(expected(torch.tensor([[[0.0, 0.0, 0.0]]])), torch.tensor([[0.5]]))
     _, parts = reward_loss(model(scene, history, command, poses), torch.full((3, 4, 8), 0.5), model.config.weights)
     assert set(parts) == {"nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc"}
+
+
+def test_every_head_learns_from_its_own_label():
+    labels = torch.tensor([0.5, 1.0, 0.0, 1.0, 0.0, 0.0, 1.0, 0.0])
+    sure = {}
+    for name, label in zip(HEADS, labels.tolist(), strict=True):
+        classes = [-20.0, -20.0, -20.0] if name in ("nc", "ddc") else [40 * label - 20]
+        if len(classes) == 3:
+            classes[round(2 * label)] = 20.0
+        sure[name] = torch.tensor(classes).expand(1, 1, -1)
+    total, parts = reward_loss(sure, labels.expand(1, 1, -1), RewardWorldModelConfig().weights)
+    assert float(total) < 1e-6
+    for index, name in enumerate(HEADS):
+        wrong = labels.clone()
+        wrong[index] = 1.0 if name == "nc" else 1 - labels[index]
+        _, parts = reward_loss(sure, wrong.expand(1, 1, -1), RewardWorldModelConfig().weights)
+        assert [other for other, part in parts.items() if float(part) > 1] == [name]
+        torch.testing.assert_close(expected(sure[name])[0, 0], labels[index], atol=1e-6, rtol=0)
 
 
 def test_candidates_do_not_influence_each_other():
