@@ -45,8 +45,8 @@ class PpoConfig:
 
     `advantage`: "group" (reward minus the mean of the scene's group), "critic" (reward minus the scene's value) or "both"
     (their mean). `learn`: "both", "confidences" or "trajectories". `reward`: "model" or "exact" (the bound: the exact scorer on
-    annotated scenes). `clone_weight` weighs the log-likelihood of the frozen imitation policy's own chains: on val 0.05 bought
-    safety with progress and comfort (EP -9, EC -13 points), 0.2 to 0.5 kept both. Exploration is narrower than that of the candidates.
+    annotated scenes). `clone_weight` weighs the log-likelihood of the frozen imitation policy's own chains: with little of it
+    safety was bought with progress and comfort on val. Exploration is narrower than that of the candidates.
     """
 
     exploration: ExplorationConfig = field(default_factory=lambda: ExplorationConfig(along=0.06, across=0.02))
