@@ -35,7 +35,8 @@ class ExplorationConfig:
 
     `along` and `across` are standard deviations at the end of the plan as a share of its length (not below
     `shortest` m); `floor` is independent noise in normalised units, which keeps the density proper; `density_floor` is added to the
-    covariance when log-probabilities are computed, so that ratios do not explode over directions that are hardly explored.
+    covariance when log-probabilities are computed, so that ratios do not explode over directions that are hardly explored. The
+    density is that of the noise only where `density_floor` is 0; otherwise it is a slightly wider Gaussian with the same mean.
     """
 
     along: float = 0.10

@@ -147,9 +147,11 @@ class Policy(nn.Module):
         self.start_noise.copy_(torch.randn(self.anchors.shape, generator=generator))
 
     def normalised(self, poses: Float[Tensor, "*batch 8 3"]) -> Float[Tensor, "*batch 8 3"]:
+        """Poses (m, rad) as the planner sees them, in about [-1, 1]."""
         return (poses - self.offset) / self.scale
 
     def in_metres(self, poses: Float[Tensor, "*batch 8 3"]) -> Float[Tensor, "*batch 8 3"]:
+        """Normalised poses in m and rad."""
         return poses * self.scale + self.offset
 
     def see(self, images: UInt8[Tensor, "scenes views height width 3"], gain: Tensor | None = None, bias: Tensor | None = None) -> Seen:

@@ -89,6 +89,7 @@ class Critic(nn.Module):
         ego_history: Float[Tensor, "scenes 4 7"],
         command: Float[Tensor, "scenes 4"],
     ) -> Float[Tensor, "scenes"]:
+        """The expected reward; tokens as in `SceneTokens`, the rest as in `Features`."""
         seen = torch.relu(self.token(tokens))
         return self.out(torch.cat([seen.mean(1), seen.amax(1), self.ego(ego_history, command)], dim=1))[:, 0]
 
@@ -162,7 +163,7 @@ def rewards_of(
     before: SceneCache,
     rows: np.ndarray,
     poses: Float[Tensor, "scenes samples 8 3"],
-    store: Store | None,
+    store: Store,
 ) -> Rewards:
     """Rewards of sampled plans (m); EC is counted against the policy's own deployed plan of 0.5 s earlier, if there was one."""
     prev_poses = None
@@ -170,7 +171,7 @@ def rewards_of(
         with torch.no_grad():
             prev_poses = policy.plan(remembered(policy, before, rows)).cpu().numpy().astype(np.float64)
     metres = poses.cpu().numpy().astype(np.float64)
-    if config.reward == "exact" and store is not None:
+    if config.reward == "exact":
         repeated = None if prev_poses is None else np.repeat(prev_poses[:, None], metres.shape[1], axis=1)
         measured = exact_sub_scores(store, rows, metres, repeated)
         scores = SubScores(**{name: torch.from_numpy(getattr(measured, name)).float().to(poses.device) for name in measured.__slots__})
@@ -205,7 +206,14 @@ def fit(
 
     Returns:
         The checkpoint's folder.
+
+    Raises:
+        ValueError: an unknown kind of reward, or of what is to learn.
     """
+    if config.reward not in ("model", "exact"):
+        raise ValueError(f"unknown reward {config.reward!r}: model or exact")
+    if config.learn not in ("both", "confidences", "trajectories"):
+        raise ValueError(f"unknown learn {config.learn!r}: both, confidences or trajectories")
     folder = Path(folder)
     device = chosen_device()
     policy, frozen, model = load_policy(imitation, device), load_policy(imitation, device), load_reward_world_model(reward, device)
@@ -259,6 +267,7 @@ def _iteration(
     generator: torch.Generator,
     store: Store,
 ) -> dict[str, float]:
+    """Collects chains and their rewards from the policy as it is, then makes the critic's and the policy's updates."""
     policy.eval()
     with torch.no_grad():
         memory = remembered(policy, caches.train, rows)

@@ -178,6 +178,28 @@ def test_ppo_with_the_exact_reward_raises_it(stages, tmp_path):
     assert np.mean(rewards[-5:]) > np.mean(rewards[:5])
 
 
+@pytest.mark.parametrize("name", ["reward", "learn"])
+def test_an_unknown_kind_of_ppo_is_an_error(stages, tmp_path, name):
+    _, store, val, policy, model = stages
+    with pytest.raises(ValueError, match=f"unknown {name} 'luck'"):
+        ppo.fit(dataclasses.replace(PPO, **{name: "luck"}), policy, model, store, val, tmp_path)
+
+
+def test_ppo_uses_the_half_that_its_reward_has_not_seen_whatever_its_seed(stages, tmp_path, monkeypatch):
+    folder, store, val, policy, model = stages
+    seen, original = set(), ppo.rewards_of
+
+    def watched(config, sampling, judge, now, before, rows, poses, source):
+        seen.update(rows.tolist())
+        return original(config, sampling, judge, now, before, rows, poses, source)
+
+    monkeypatch.setattr(ppo, "rewards_of", watched)
+    ppo.fit(dataclasses.replace(PPO, seed=5), policy, model, store, val, tmp_path, cache_folder=folder / "cache")
+    first, second = log_halves(store.log_names, REWARD.seed)
+    assert log_halves(store.log_names, 5)[1].tolist() != second.tolist()
+    assert seen <= set(second.tolist())
+
+
 def test_an_unknown_continuation_is_an_error(stages, tmp_path):
     _, store, val, policy, model = stages
     with pytest.raises(ValueError, match="unknown target 'nobody'"):
