@@ -44,8 +44,8 @@ class ContinuationConfig:
     group: int = 16
     rate: float = 1e-4
     weight_decay: float = 0.0
-    average_decay: float = 0.95
-    candidates: int = 6
+    average_decay: float = 0.975
+    candidates: int = 3
     save_every: int = 40
 
 

@@ -70,7 +70,7 @@ class PpoConfig:
     reward: str = "model"
     with_ec: bool = True
     average_decay: float = 0.95
-    candidates: int = 6
+    candidates: int = 3
     save_every: int = 20
 
 
