@@ -3,8 +3,7 @@
 It drives along the centerline and two lines beside it at five speeds (IDM behind what stands or drives in its corridor), and
 keeps the proposal that scores best against a constant-velocity forecast.
 
-Source: autonomousvision/navsim at 0a380a9, navsim/planning/simulation/planner/pdm_planner (abstract_pdm_closed_planner.py,
-proposal/pdm_generator.py, proposal/batch_idm_policy.py, observation/pdm_observation.py).
+Source: autonomousvision/navsim at 0a380a9, pdm_planner/{abstract_pdm_closed_planner,proposal/*,observation/pdm_observation}.py.
 """
 
 from dataclasses import dataclass, replace
@@ -41,10 +40,7 @@ _DOUBLET = 1e-6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Forecast:
-    """Objects near the ego, moving on at constant velocity, every 0.2 s; those that overlap the ego at t0 are left out.
-
-    `velocities` point along or against each object's heading, whichever is nearer to its annotated velocity, and keep its speed.
-    """
+    """Objects near the ego but not on it, moving on at their speed along (or against) their heading, every 0.2 s."""
 
     boxes: Float[np.ndarray, "objects 5"]
     velocities: Float[np.ndarray, "objects 2"]
