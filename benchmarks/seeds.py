@@ -94,7 +94,7 @@ def together(folders: Sequence[Path], seeds: Sequence[int]) -> dict[str, Any]:
         "pairs": pairs,
         "reward_world_model": reward,
         "each_seed": [{"seed": seed, "rows": result["rows"], "pairs": result["pairs"], "reward_world_model": result["reward_world_model"],
-                       "subsets": result["subsets"]} for seed, result in zip(seeds, results, strict=True)],
+                       "subsets": result["subsets"], "wall_seconds": result["wall_seconds"]} for seed, result in zip(seeds, results, strict=True)],
         "wall_seconds": {name: mean([result["wall_seconds"][name] for result in results]) for name in results[0]["wall_seconds"]},
     }  # fmt: skip
 
@@ -219,9 +219,17 @@ def reward_table(found: dict[str, Any]) -> str:
     )
 
 
+def wall_table(found: dict[str, Any]) -> str:
+    """Seconds of each part of each seed's run as Markdown."""
+    names = list(found["wall_seconds"])
+    lines = ["| seed | " + " | ".join(names) + " |", "|---|" + "---:|" * len(names)]
+    for one in found["each_seed"]:
+        lines.append(f"| {one['seed']} | " + " | ".join(f"{one['wall_seconds'][name]:.0f}" for name in names) + " |")
+    return "\n".join(lines)
+
+
 def document(found: dict[str, Any]) -> str:
     """docs/results.md."""
-    wall = ", ".join(f"{name} {seconds:.0f}" for name, seconds in found["wall_seconds"].items())
     size = f"{found['scenes']} scenes of {found['logs']} logs"
     return f"""# Results of the default recipe
 
@@ -250,9 +258,11 @@ EPDMS, mean over seeds. `late onset`: braking or turning starts after t0, so tha
 
 {reward_table(found)}
 
-## Wall seconds (mean over seeds)
+## Wall seconds
 
-{wall}
+On two cores; a run beside other work on the machine, or one that was interrupted, takes longer.
+
+{wall_table(found)}
 """
 
 
