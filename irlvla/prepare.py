@@ -144,7 +144,7 @@ def _tokens(paths: Sequence[Path], chosen: navsim.SceneFilter) -> list[str]:
     tokens: list[str] = []
     for path in paths:
         frames = navsim.log_frames(path)
-        tokens += [str(frames[place]["token"]) for place in navsim.log_windows(path, chosen)]
+        tokens += [str(frames[place]["token"]) for place in navsim.windows(frames, chosen)]
         if chosen.max_scenes is not None and len(tokens) >= chosen.max_scenes:
             break
     return sorted(tokens[: chosen.max_scenes])

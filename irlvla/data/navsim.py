@@ -265,10 +265,11 @@ def _chosen_paths(logs: str | Path, split: str | None, log_names: Iterable[str] 
 
 def log_windows(path: str | Path, chosen: SceneFilter) -> list[int]:
     """Places in a log of the current frames of the windows that pass the filter."""
-    return _windows(log_frames(path), chosen)
+    return windows(log_frames(path), chosen)
 
 
-def _windows(frames: list[dict[str, Any]], chosen: SceneFilter) -> list[int]:
+def windows(frames: list[dict[str, Any]], chosen: SceneFilter) -> list[int]:
+    """Places of the current frames of the windows that pass the filter, in a log's frames."""
     length = chosen.num_history_frames + chosen.num_future_frames
     wanted = None if chosen.tokens is None else set(chosen.tokens)
     places = []
@@ -295,7 +296,7 @@ def log_scenes(path: str | Path, maps: Maps, chosen: SceneFilter, logs: str | Pa
     blobs = Path(logs) / "sensor_blobs" / path.parent.name
     known: dict[int, Frame] = {}
     result = []
-    for place in _windows(values, chosen):
+    for place in windows(values, chosen):
         first = place - HISTORY + 1
         result.append(_scene(path, values, known, blobs, first, chosen.num_future_frames, maps))
     return result
@@ -337,7 +338,7 @@ def log_moments(path: str | Path, maps: Maps, chosen: SceneFilter, logs: str | P
     blobs = Path(logs) / "sensor_blobs" / path.parent.name
     known: dict[int, Frame] = {}
     moments = []
-    for place in _windows(values, chosen):
+    for place in windows(values, chosen):
         first, future = place - HISTORY + 1, chosen.num_future_frames
         now = _scene(path, values, known, blobs, first, future, maps)
         moments.append((now, _scene(path, values, known, blobs, first - 1, future, maps) if first > 0 else None))
