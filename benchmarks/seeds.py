@@ -16,7 +16,7 @@ import tyro
 
 from irlvla.evaluate import METRIC_NAMES, PAIRS, ROW_NAMES, SceneTable, read_table
 from irlvla.intervals import mean_interval_over_seeds
-from irlvla.run import EPDMS_DEFINITION, provenance, write_json
+from irlvla.run import provenance, write_json
 from irlvla.types import SUB_SCORE_NAMES
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -83,7 +83,7 @@ def together(folders: Sequence[Path], seeds: Sequence[int]) -> dict[str, Any]:
         values = [result["reward_world_model"][name] for result in results]
         reward[name] = {key: mean([value[key] for value in values]) for key in values[0]} if isinstance(values[0], dict) else mean(values)
     return {
-        "definition": EPDMS_DEFINITION,
+        "definition": EPDMS,
         "split": "test",
         "scenes": [result["scenes"] for result in results],
         "logs": [result["logs"] for result in results],
@@ -150,7 +150,7 @@ def readme_table(found: dict[str, Any]) -> str:
     """The README's table."""
     return (
         rows_table(found)
-        + f"\n\nTest split of the embedded world, seeds {found['seeds']}, {EPDMS_DEFINITION}; more in [docs/results.md](docs/results.md).\n"
+        + f"\n\nTest split of the embedded world, seeds {found['seeds']}, definition `{EPDMS}`; more in [docs/results.md](docs/results.md).\n"
     )
 
 
@@ -234,7 +234,7 @@ def document(found: dict[str, Any]) -> str:
     return f"""# Results of the default recipe
 
 Written by `{found["command"]}` (`benchmarks/seeds.py`) at commit {found["commit"]}; do not edit. Seeds {found["seeds"]}: world, imitation,
-reward world model and PPO from scratch each. Test split of the embedded world: {size} (per seed), {found["definition"]},
+reward world model and PPO from scratch each. Test split of the embedded world: {size} (per seed), definition `{found["definition"]}`,
 human filter on. EPDMS and sub-scores 0-100; 95 % intervals resample seeds, then logs. What the rows are says [method.md](method.md).
 PDM-Closed sees map and boxes and has no EC (left out of its EPDMS).
 

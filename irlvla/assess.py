@@ -11,9 +11,10 @@ from rich.table import Table
 
 from irlvla.acceptance import acceptance
 from irlvla.data.store import Store
+from irlvla.definitions import EPDMS
 from irlvla.evaluate import baseline_plans, privileged_plans, rows_and_pairs, scene_tables, subsets, write_table
 from irlvla.learned import LEARNED, judged, learned_plans, trained
-from irlvla.run import EPDMS_DEFINITION, provenance, write_json
+from irlvla.run import provenance, write_json
 from irlvla.viewer.report import write_report
 
 SHOWN = ("nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc", "ec", "ade", "fde")
@@ -46,7 +47,7 @@ def assess(folder: Path, store: Store, split: Path, seed: int, names: Sequence[s
     seen = judged(folder, store, indices) if with_reward and (wanted is None or wanted & set(LEARNED)) else None
     about = provenance(store.key, seed)
     results: dict[str, Any] = {
-        "definition": EPDMS_DEFINITION,
+        "definition": EPDMS,
         "split": split.stem,
         "scenes": len(store),
         "logs": len(set(store.log_names)),
@@ -77,7 +78,7 @@ def assess(folder: Path, store: Store, split: Path, seed: int, names: Sequence[s
 def print_table(results: Mapping[str, Any]) -> None:
     """Prints the rows, the differences in EPDMS, and what the reward world model is worth."""
     console = Console(width=None if Console().is_terminal else 150)
-    title = f"{results['split']}: {results['scenes']} scenes of {results['logs']} logs, {results['definition']}"
+    title = f"{results['split']}: {results['scenes']} scenes of {results['logs']} logs, definition {results['definition']}"
     table = Table(title=title, title_justify="left")
     table.add_column("policy")
     for name in ("EPDMS", "95 %", *SHOWN):

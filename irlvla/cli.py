@@ -38,7 +38,7 @@ def score(
     logs: Path | None = None,
     maps: Path | None = None,
     traffic: Literal["log_replay"] = "log_replay",
-    definition: Literal["navsim-v2.2-one-stage-log-replay"] = "navsim-v2.2-one-stage-log-replay",
+    definition: str = "epdms",
 ) -> None:
     """Score trajectories exactly as the NAVSIM v2 devkit does, into a CSV.
 
@@ -141,7 +141,9 @@ def compare(first: Place, second: Place) -> None:
     from irlvla.compare import comparison
 
     found = comparison(first, second)
-    print(f"{first} - {second}: {found['scenes']} scenes of {found['logs']} logs, 0-100, 95 % intervals resample logs")
+    print(
+        f"{first} - {second}: {found['scenes']} scenes of {found['logs']} logs, definition {found['definition']}, 0-100, 95 % intervals resample logs"
+    )
     for pair in found["pairs"]:
         print(f"  {pair['metric']:6s} {pair['difference']:+7.2f}  [{pair['ci95'][0]:+7.2f}, {pair['ci95'][1]:+7.2f}]")
     print("worst scenes (EPDMS first, second):" if found["worst"] else "no scene is worse")

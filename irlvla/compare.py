@@ -20,15 +20,17 @@ def comparison(first: Path, second: Path, worst: int = WORST) -> dict[str, Any]:
         worst: how many scenes to list.
 
     Returns:
-        `pairs` as in results.json, `worst` (token, log, both EPDMS), `scenes`, `logs`.
+        `pairs` as in results.json, `worst` (token, log, both EPDMS), `definition`, `scenes`, `logs`.
 
     Raises:
-        ValueError: the files are not of the same scenes, or lack columns.
+        ValueError: the files are not of the same scenes or not of the same definition, or lack columns.
     """
     left, right = read_table(first), read_table(second)
     if sorted(left.tokens) != sorted(right.tokens):
         only = sorted(set(left.tokens) ^ set(right.tokens))
         raise ValueError(f"{first} and {second} are not of the same scenes: {len(only)} are in one file only, such as {only[0]}")
+    if left.definition != right.definition:
+        raise ValueError(f"{first} holds scores of definition {left.definition}, {second} of {right.definition}")
     right = _reordered(right, left.tokens)
     pairs = [found for metric in METRIC_NAMES if (found := pair(left, right, metric)) is not None]
     change = left.values["epdms"] - right.values["epdms"]
@@ -42,7 +44,7 @@ def comparison(first: Path, second: Path, worst: int = WORST) -> dict[str, Any]:
         }
         for index in order
     ]
-    return {"pairs": pairs, "worst": rows, "scenes": len(left.tokens), "logs": len(set(left.log_names))}
+    return {"pairs": pairs, "worst": rows, "definition": left.definition, "scenes": len(left.tokens), "logs": len(set(left.log_names))}
 
 
 def _reordered(table: SceneTable, tokens: Sequence[str]) -> SceneTable:
@@ -53,4 +55,5 @@ def _reordered(table: SceneTable, tokens: Sequence[str]) -> SceneTable:
         tokens=tuple(tokens),
         log_names=tuple(table.log_names[index] for index in order),
         values={name: values[order] for name, values in table.values.items()},
+        definition=table.definition,
     )

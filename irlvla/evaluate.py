@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float
 from irlvla.baselines import BASELINES
 from irlvla.data.features import poses_in_ego
 from irlvla.data.store import Indices, Store
+from irlvla.definitions import EPDMS
 from irlvla.intervals import mean_interval
 from irlvla.score.epdms import epdms, sub_scores
 from irlvla.types import COLUMN_NAMES, SUB_SCORE_NAMES, SubScores
@@ -69,6 +70,7 @@ class SceneTable:
     tokens: tuple[str, ...]
     log_names: tuple[str, ...]
     values: Mapping[str, Float[np.ndarray, "scenes"]]
+    definition: str = EPDMS
 
     def __post_init__(self) -> None:
         missing = sorted({*METRIC_NAMES, *DISTANCE_NAMES} - set(self.values))
@@ -231,30 +233,36 @@ def write_table(path: Path, table: SceneTable) -> None:
     columns |= {"score": table.values["epdms"], **{name: table.values[name] for name in DISTANCE_NAMES}}
     with path.open("w", newline="") as stream:
         writer = csv.writer(stream)
-        writer.writerow(["token", "log_name", *columns])
+        writer.writerow(["token", "log_name", *columns, "definition"])
         for index, (token, log_name) in enumerate(zip(table.tokens, table.log_names, strict=True)):
-            writer.writerow(
-                [token, log_name, *("" if math.isnan(values[index]) else repr(float(values[index])) for values in columns.values())]
-            )
+            numbers = ("" if math.isnan(values[index]) else repr(float(values[index])) for values in columns.values())
+            writer.writerow([token, log_name, *numbers, table.definition])
 
 
 def read_table(path: Path) -> SceneTable:
     """A per-scene CSV as `write_table` wrote it.
 
     Raises:
-        ValueError: the file lacks a column.
+        ValueError: the file lacks a column, has no row, or mixes definitions of the score.
     """
     with path.open(newline="") as stream:
         reader = csv.DictReader(stream)
         lines = list(reader)
         names = reader.fieldnames or []
     long_names = COLUMN_NAMES | {"epdms": "score", "ade": "ade", "fde": "fde"}
-    missing = sorted({"token", "log_name", *long_names.values()} - set(names))
+    missing = sorted({"token", "log_name", "definition", *long_names.values()} - set(names))
     if missing:
         raise ValueError(f"{path}: columns {missing} are missing")
     values = {name: np.array([float(line[column] or "nan") for line in lines]) for name, column in long_names.items()}
+    definitions = sorted({line["definition"] for line in lines})
+    if len(definitions) != 1:
+        raise ValueError(f"{path}: its rows are of {len(definitions)} definitions of the score, not of one: {', '.join(definitions)}")
     return SceneTable(
-        policy=path.stem, tokens=tuple(line["token"] for line in lines), log_names=tuple(line["log_name"] for line in lines), values=values
+        policy=path.stem,
+        tokens=tuple(line["token"] for line in lines),
+        log_names=tuple(line["log_name"] for line in lines),
+        values=values,
+        definition=definitions[0],
     )
 
 

@@ -9,8 +9,6 @@ import dataclasses
 import json
 import os
 import shutil
-import subprocess
-import sys
 import types
 import typing
 from collections.abc import Callable, Iterator, Mapping
@@ -23,8 +21,8 @@ import numpy as np
 import torch
 from safetensors.torch import load_file, save_file
 
-EPDMS_DEFINITION = "navsim-v2.2-one-stage-log-replay"
-"""Name of the score's definition: NAVSIM v2.2 with the human-filter fix, one stage, traffic replayed from the log."""
+from irlvla import origin
+from irlvla.definitions import EPDMS
 
 Generator = torch.Generator | np.random.Generator
 
@@ -203,17 +201,14 @@ def metrics(path: Path | str) -> list[tuple[int, str, float]]:
 
 def provenance(data_hash: str = "", seed: int | None = None) -> dict[str, Any]:
     """Where a result comes from: commit (None outside a git checkout), command, data, definition of the score, versions."""
-    here = Path(__file__).resolve().parent
-    commit = _git(here, "rev-parse", "HEAD")
-    changed = _git(here, "status", "--porcelain", "--untracked-files=no", "--", ".")
     return {
-        "commit": commit,
-        "changed_since_commit": bool(changed),
-        "command": " ".join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": origin.commit(),
+        "changed_since_commit": origin.changed_since_commit(),
+        "command": origin.command(),
         "data_hash": data_hash,
         "seed": seed,
-        "epdms_definition": EPDMS_DEFINITION,
-        "versions": {"python": sys.version.split()[0], "numpy": np.__version__, "torch": torch.__version__},
+        "epdms_definition": EPDMS,
+        "versions": origin.versions() | {"torch": torch.__version__},
     }
 
 
@@ -299,11 +294,3 @@ def _checked_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.exists():
         raise ValueError(f"{path} does not exist: {path.parent} is incomplete or of another kind")
     return load_file(path)
-
-
-def _git(folder: Path, *arguments: str) -> str | None:
-    try:
-        answer = subprocess.run(["git", *arguments], cwd=folder, capture_output=True, text=True, check=True)
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return answer.stdout.strip()

@@ -2,13 +2,14 @@ import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import numpy as np
 import pytest
 
 from irlvla import cli
 from irlvla.cli import _data, camera_names, main
-from irlvla.run import EPDMS_DEFINITION
+from irlvla.definitions import DEFINITIONS, Definition
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -22,8 +23,8 @@ def test_the_verbs_are_the_promised_ones():
     assert set(cli.VERBS) == {"world", "score", "train", "evaluate", "compare", "submit", "doctor", "demo"}
 
 
-def test_the_definition_has_one_name():
-    assert EPDMS_DEFINITION in Path(cli.__file__).read_text()
+def test_definitions_are_listed_once():
+    assert tuple(DEFINITIONS) == get_args(Definition)
 
 
 def test_cameras_are_named_short_long_all_or_none():

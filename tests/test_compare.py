@@ -1,3 +1,5 @@
+import dataclasses
+
 import numpy as np
 import pytest
 
@@ -67,6 +69,18 @@ def test_files_of_different_scenes_are_refused(tmp_path):
     write_table(tmp_path / "b.csv", table("b", np.ones(11), tokens=TOKENS[:11]))
     with pytest.raises(ValueError, match="not of the same scenes: 1 are in one file only"):
         comparison(tmp_path / "a.csv", tmp_path / "b.csv")
+
+
+def test_scores_of_two_definitions_are_not_compared(tmp_path):
+    write_table(tmp_path / "a.csv", table("a", np.ones(12)))
+    write_table(tmp_path / "b.csv", dataclasses.replace(table("b", np.ones(12)), definition="epdms_unfiltered"))
+    with pytest.raises(ValueError, match="definition epdms, .* of epdms_unfiltered"):
+        comparison(tmp_path / "a.csv", tmp_path / "b.csv")
+    lines = (tmp_path / "a.csv").read_text().splitlines()
+    assert lines[0].endswith(",definition")
+    (tmp_path / "c.csv").write_text("\n".join([*lines, lines[1].replace("epdms", "other")]))
+    with pytest.raises(ValueError, match="of 2 definitions of the score, not of one: epdms, other"):
+        read_table(tmp_path / "c.csv")
 
 
 def test_a_file_without_scores_is_refused(tmp_path):

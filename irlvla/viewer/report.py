@@ -12,6 +12,7 @@ from PIL import Image
 
 from irlvla.acceptance import PREDICTED_NAMES, Judged, calibration
 from irlvla.data.store import Indices, Store
+from irlvla.definitions import DEFINITIONS
 from irlvla.evaluate import METRIC_NAMES, Plans, SceneTable
 from irlvla.run import metrics
 from irlvla.viewer.birds_eye import PLANS, birds_eye
@@ -57,11 +58,12 @@ def write_report(
         tables: scores by row name.
         judged: candidates for the calibration figure; None leaves it out.
     """
-    about = f"{results['scenes']} scenes of {results['logs']} logs, split {results['split']}, {results['definition']}"
+    about = f"{results['scenes']} scenes of {results['logs']} logs, split {results['split']}"
+    meaning = f"Definition {results['definition']}: {DEFINITIONS[results['definition']]}."
     parts = [
         "<h1>irlvla: a driving policy from a learned reward</h1>",
         f"<p>{html.escape(about)}.<br><span class=note>{html.escape(str(results['command']))} · commit {results['commit']}</span></p>",
-        "<h2>Scores</h2><p class=note>EPDMS and sub-scores 0-100, human filter on; intervals (95 %) resample logs; distances in m.</p>",
+        f"<h2>Scores</h2><p class=note>{html.escape(meaning)} EPDMS and sub-scores 0-100; intervals (95 %) resample logs; distances in m.</p>",
         _rows_table(results["rows"]),
         "<h2>Paired differences</h2>" + _pairs_table(results["pairs"]),
     ]

@@ -1,0 +1,30 @@
+"""The scores that can be asked for: their names, stated in every output, and what each means."""
+
+from typing import Literal
+
+Definition = Literal["epdms", "epdms_unfiltered"]
+"""What can be asked for by name."""
+
+EPDMS: Definition = "epdms"
+"""The devkit's score, and what every verb reports unless it is asked for another."""
+
+DEFINITIONS: dict[Definition, str] = {
+    "epdms": "NAVSIM v2's one-stage EPDMS: log-replay traffic; a sub-score in which the human driver has 0 counts as 1 (human filter)",
+    "epdms_unfiltered": "the same without the human filter: every sub-score as the trajectory earned it",
+}
+"""Name -> meaning: the only place that lists them. docs/epdms.md has the formula and its sources."""
+
+
+def human_filter(definition: str) -> bool:
+    """Whether a definition has the human filter: what `irlvla.score` takes as its argument of that name.
+
+    Raises:
+        ValueError: No definition has that name.
+
+    Example:
+        >>> human_filter("epdms"), human_filter("epdms_unfiltered")
+        (True, False)
+    """
+    if definition not in DEFINITIONS:
+        raise ValueError(f"unknown definition {definition!r}; known: {', '.join(DEFINITIONS)}")
+    return definition == EPDMS
