@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import tyro
 
+from irlvla.definitions import EPDMS
 from irlvla.evaluate import METRIC_NAMES, PAIRS, ROW_NAMES, SceneTable, read_table
 from irlvla.intervals import mean_interval_over_seeds
 from irlvla.run import provenance, write_json
