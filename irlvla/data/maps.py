@@ -4,40 +4,37 @@ Source: motional/nuplan-devkit at nuplan-devkit-v1.2, nuplan/common/maps/nuplan_
 """
 
 import json
+import re
+import reprlib
 from collections import defaultdict
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyogrio
 import shapely
-from pyproj import Transformer
+from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
+from irlvla.data.geopackage import LINES, POLYGONS, Layer, geopackage_layers
 from irlvla.lanes import Lane, LaneMap, Roadblock, baseline, lane_map
 
-READ_LAYERS = (
-    "lanes_polygons",
-    "lane_connectors",
-    "gen_lane_connectors_scaled_width_polygons",
-    "lane_groups_polygons",
-    "lane_group_connectors",
-    "baseline_paths",
-    "intersections",
-    "carpark_areas",
-)
-NEEDED_LAYERS = (*READ_LAYERS, "boundaries", "stop_polygons", "meta")
+READ_LAYERS = {
+    "lanes_polygons": (("lane_group_fid", "speed_limit_mps"), POLYGONS),
+    "lane_connectors": (("exit_lane_fid", "entry_lane_fid", "lane_group_connector_fid", "speed_limit_mps"), None),
+    "gen_lane_connectors_scaled_width_polygons": (("lane_connector_fid",), POLYGONS),
+    "lane_groups_polygons": ((), POLYGONS),
+    "lane_group_connectors": (("from_lane_group_fid", "to_lane_group_fid"), POLYGONS),
+    "baseline_paths": (("lane_fid", "lane_connector_fid"), LINES),
+    "intersections": ((), POLYGONS),
+    "carpark_areas": ((), POLYGONS),
+    "meta": (("key", "value"), None),
+}
+"""Layer -> its columns and kind of geometry that are read; the lines of lane connectors are not used."""
+NEEDED_LAYERS = (*READ_LAYERS, "boundaries", "stop_polygons")
 """The devkit loads boundaries and stop polygons without using them: a map without them is none."""
 ALIASES = {"las_vegas": "us-nv-las-vegas-strip"}
 """Old names of cities that some logs still have."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Layer:
-    ids: list[str]
-    geometries: np.ndarray
-    columns: dict[str, np.ndarray]
 
 
 def map_path(maps: str | Path, name: str) -> Path:
@@ -80,17 +77,9 @@ def city_map(maps: str | Path, name: str) -> LaneMap:
         ValueError: A file, layer, column or the projection is missing or not readable; the message names it.
     """
     path = map_path(maps, name)
-    try:
-        present = {str(row[0]) for row in pyogrio.list_layers(path)}
-        missing = [layer for layer in NEEDED_LAYERS if layer not in present]
-        if missing:
-            raise ValueError(f"{path}: lacks the layers {', '.join(missing)}")
-        transform = _transform(path)
-        layers = {layer: _layer(path, layer, transform) for layer in READ_LAYERS}
-    except (pyogrio.errors.DataSourceError, pyogrio.errors.DataLayerError, pyogrio.errors.FieldError) as error:
-        raise ValueError(f"{path}: not a readable GeoPackage ({error})") from error
-    except shapely.errors.GEOSException as error:
-        raise ValueError(f"{path}: holds a geometry that cannot be read ({error})") from error
+    layers = geopackage_layers(path, NEEDED_LAYERS, READ_LAYERS)
+    projection = _projection(path, layers["meta"])
+    layers = {name: _projected(path, name, layer, projection) for name, layer in layers.items()}
     lines = _lines(path, layers["baseline_paths"])
     lanes = _lanes(path, layers, lines)
     return lane_map(
@@ -114,66 +103,73 @@ class Maps:
         return self._known[name]
 
 
-def _transform(path: Path) -> Transformer | None:
-    """From the file's lon/lat to the projected frame that its layer `meta` names."""
-    meta, _, _, columns = pyogrio.raw.read(path, layer="meta", read_geometry=False)
-    fields = {str(field): column for field, column in zip(meta["fields"], columns)}
-    if not {"key", "value"} <= set(fields):
-        raise ValueError(f"{path}: layer meta has the columns {sorted(fields)}, not key and value")
-    table = dict(zip(fields["key"], fields["value"]))
+def _projection(path: Path, meta: Layer) -> str:
+    """The code of the projected frame that the layer `meta` names, such as EPSG:32611."""
+    table = dict(zip((str(key) for key in meta.columns["key"]), meta.columns["value"]))
     if "projectedCoordSystem" not in table:
         raise ValueError(f"{path}: layer meta has no key projectedCoordSystem")
-    try:
-        return Transformer.from_crs("EPSG:4326", table["projectedCoordSystem"], always_xy=True)
-    except CRSError as error:
-        raise ValueError(f"{path}: projectedCoordSystem {table['projectedCoordSystem']!r} is unknown ({error})") from error
+    return str(table["projectedCoordSystem"])
 
 
-def _layer(path: Path, layer: str, transform: Transformer) -> _Layer:
-    """A layer's ids, geometries (in the projected frame) and columns; the lines of lane connectors are not used."""
-    meta, fids, wkb, columns = pyogrio.raw.read(path, layer=layer, return_fids=True, read_geometry=layer != "lane_connectors")
-    geometries = shapely.force_2d(shapely.from_wkb(wkb)) if wkb is not None else np.zeros(0, object)
-    empty = shapely.is_missing(geometries) | shapely.is_empty(geometries)
-    if empty.any():
-        raise ValueError(f"{path}: layer {layer}, fid {fids[np.flatnonzero(empty)[0]]} has no geometry")
-    source = str(meta["crs"]) if meta["crs"] else "EPSG:4326"
-    if source != "EPSG:4326":
-        transform = Transformer.from_crs(source, transform.target_crs, always_xy=True)
-    if len(geometries):
-        points = shapely.get_coordinates(geometries)
-        geometries = shapely.set_coordinates(geometries, np.column_stack(transform.transform(points[:, 0], points[:, 1])))
-    if not np.isfinite(shapely.get_coordinates(geometries)).all():
-        raise ValueError(f"{path}: layer {layer} leaves the area of its projection")
-    return _Layer(
-        ids=[str(fid) for fid in fids], geometries=geometries, columns={str(name): column for name, column in zip(meta["fields"], columns)}
-    )
+def _projected(path: Path, name: str, layer: Layer, projection: str) -> Layer:
+    """A layer with its geometries in the projected frame, m."""
+    transform = _transform(path, layer.projection, projection)
+    if not len(layer.geometries):
+        return layer
+    points = shapely.get_coordinates(layer.geometries)
+    moved = np.column_stack(transform.transform(points[:, 0], points[:, 1]))
+    wrong = np.flatnonzero(~np.isfinite(moved).all(axis=1))
+    if len(wrong):
+        raise ValueError(f"{path}: layer {name} leaves the area of its projection, with {points[wrong[0]]}")
+    return replace(layer, geometries=shapely.set_coordinates(layer.geometries, moved))
 
 
-def _column(path: Path, name: str, layer: _Layer, column: str) -> np.ndarray:
-    if column not in layer.columns:
-        raise ValueError(f"{path}: layer {name} lacks the column {column}")
-    return layer.columns[column]
+def _transform(path: Path, source: str, target: str) -> Transformer:
+    # Only codes: other ways to name a reference system make PROJ open the files that they name.
+    systems = []
+    for what, code in (("reference system", source), ("projectedCoordSystem", target)):
+        if not re.fullmatch(r"[A-Za-z]{1,12}:[0-9]{1,9}", code):
+            raise ValueError(f"{path}: {what} {code[:80]!r} is no code such as EPSG:32611")
+        try:
+            systems.append(CRS.from_user_input(code))
+        except CRSError as error:
+            raise ValueError(f"{path}: {what} {code!r} is unknown ({error})") from error
+    if not systems[1].is_projected:
+        raise ValueError(f"{path}: projectedCoordSystem {target!r} is no projection")
+    return Transformer.from_crs(*systems, always_xy=True)
 
 
-def _ids(path: Path, name: str, layer: _Layer, column: str) -> list[str | None]:
+def _ids(path: Path, name: str, layer: Layer, column: str) -> list[str | None]:
     """A column of feature ids as strings, None where it is null."""
-    return [_id(value) for value in _column(path, name, layer, column)]
+    return [_id(path, name, fid, column, value) for fid, value in zip(layer.ids, layer.columns[column])]
 
 
-def _id(value: Any) -> str | None:
-    if value is None or (isinstance(value, float | np.floating) and np.isnan(value)):
+def _id(path: Path, name: str, fid: str, column: str, value: Any) -> str | None:
+    if value is None or (isinstance(value, float) and np.isnan(value)):
         return None
+    if isinstance(value, bytes) or (isinstance(value, float) and np.isinf(value)) or (isinstance(value, str) and len(value) > 64):
+        raise ValueError(f"{path}: layer {name}, fid {fid}: {column} is {reprlib.repr(value)}, no id")
     try:
         return str(int(value))
     except ValueError:
-        return str(value)
+        return value
 
 
-def _limit(value: Any) -> float | None:
-    return None if value is None or np.isnan(float(value)) else float(value)
+def _limits(path: Path, name: str, layer: Layer) -> list[float | None]:
+    """Speed limits of a layer, m/s, None where there is none."""
+    limits: list[float | None] = []
+    for fid, value in zip(layer.ids, layer.columns["speed_limit_mps"]):
+        try:
+            limit = None if value is None or np.isnan(float(value)) else float(value)
+        except ValueError:
+            limit = np.inf
+        if limit is not None and not 0.0 <= limit < np.inf:
+            raise ValueError(f"{path}: layer {name}, fid {fid}: speed_limit_mps is {reprlib.repr(value)}, no speed")
+        limits.append(limit)
+    return limits
 
 
-def _lines(path: Path, layer: _Layer) -> dict[str, np.ndarray]:
+def _lines(path: Path, layer: Layer) -> dict[str, np.ndarray]:
     """Baseline of each lane and lane connector, by its id."""
     lines: dict[str, np.ndarray] = {}
     owners = zip(_ids(path, "baseline_paths", layer, "lane_fid"), _ids(path, "baseline_paths", layer, "lane_connector_fid"))
@@ -187,7 +183,7 @@ def _lines(path: Path, layer: _Layer) -> dict[str, np.ndarray]:
     return lines
 
 
-def _lanes(path: Path, layers: dict[str, _Layer], lines: dict[str, np.ndarray]) -> list[Lane]:
+def _lanes(path: Path, layers: dict[str, Layer], lines: dict[str, np.ndarray]) -> list[Lane]:
     name = "lane_connectors"
     connectors, shapes, lanes = layers[name], layers["gen_lane_connectors_scaled_width_polygons"], layers["lanes_polygons"]
     before, after = _ids(path, name, connectors, "exit_lane_fid"), _ids(path, name, connectors, "entry_lane_fid")
@@ -207,7 +203,7 @@ def _lanes(path: Path, layers: dict[str, _Layer], lines: dict[str, np.ndarray]) 
             id=fid,
             is_connector=False,
             roadblock_id=block,
-            speed_limit=_limit(limit),
+            speed_limit=limit,
             polygon=polygon,
             baseline=lines[fid],
             incoming=tuple(incoming[fid]),
@@ -216,7 +212,7 @@ def _lanes(path: Path, layers: dict[str, _Layer], lines: dict[str, np.ndarray]) 
         for fid, block, limit, polygon in zip(
             lanes.ids,
             _ids(path, "lanes_polygons", lanes, "lane_group_fid"),
-            _column(path, "lanes_polygons", lanes, "speed_limit_mps"),
+            _limits(path, "lanes_polygons", lanes),
             lanes.geometries,
         )
     ]
@@ -225,7 +221,7 @@ def _lanes(path: Path, layers: dict[str, _Layer], lines: dict[str, np.ndarray]) 
             id=fid,
             is_connector=True,
             roadblock_id=block,
-            speed_limit=_limit(limit),
+            speed_limit=limit,
             polygon=polygons[fid],
             baseline=lines[fid],
             incoming=(from_lane,),
@@ -234,14 +230,14 @@ def _lanes(path: Path, layers: dict[str, _Layer], lines: dict[str, np.ndarray]) 
         for fid, block, limit, from_lane, to_lane in zip(
             connectors.ids,
             _ids(path, name, connectors, "lane_group_connector_fid"),
-            _column(path, name, connectors, "speed_limit_mps"),
+            _limits(path, name, connectors),
             before,
             after,
         )
     ]
 
 
-def _roadblocks(path: Path, layers: dict[str, _Layer], lanes: list[Lane]) -> list[Roadblock]:
+def _roadblocks(path: Path, layers: dict[str, Layer], lanes: list[Lane]) -> list[Roadblock]:
     links, blocks = layers["lane_group_connectors"], layers["lane_groups_polygons"]
     before = _ids(path, "lane_group_connectors", links, "from_lane_group_fid")
     after = _ids(path, "lane_group_connectors", links, "to_lane_group_fid")
