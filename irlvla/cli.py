@@ -178,20 +178,52 @@ def submit(run: Path, split: Path, out: Path, policy: str = "ppo", team: str = "
     _exit_on_failures(store)
 
 
-def doctor(logs: Path | None = None, maps: Path | None = None, split: Path | None = None) -> None:
-    """Is this machine fit: numerics, optional parts, files, splits.
+def doctor(
+    logs: Path | None = None,
+    maps: Path | None = None,
+    split: tyro.conf.UseAppendAction[tuple[tuple[str, ...], ...]] = (),
+    run: Path = Path("runs"),
+    cameras: str = "F0,L0,R0",
+    picture_frames: int = 2,
+    quick: bool = False,
+    processes: int | None = None,
+    every: Annotated[bool, tyro.conf.arg(name="all")] = False,
+    out: Path | None = None,
+) -> None:
+    """Is this machine fit, and is the data all there: numerics, packages, threads, memory, disk, logs, maps, pictures, splits.
 
     Args:
         logs: OPENSCENE_DATA_ROOT (default: the environment variable of that name, if set).
         maps: NUPLAN_MAPS_ROOT (default: the environment variable of that name, if set).
-        split: a scene filter file to check against the logs.
+        split: scene filter files (or names of folders below navsim_logs) to check, alone and against each other.
+        run: where runs shall lie, to look at that disk.
+        cameras: cameras whose pictures must be there: F0,L0,R0 or other names of the eight, all, or none.
+        picture_frames: of how many frames of a scene: the current one and those before it (NAVSIM's agents may use 4).
+        quick: do not open logs and maps.
+        processes: logs opened at once (default: one for each core).
+        every: print all missing files, not the first 20 of each kind.
+        out: JSON with every finding and all missing files.
     """
-    from irlvla.doctor import findings
+    from irlvla.doctor import examination, printed, write_findings
+    from irlvla.inventory import Look
+    from irlvla.machine import cores
 
-    found = findings(logs or _environment("OPENSCENE_DATA_ROOT"), maps or _environment("NUPLAN_MAPS_ROOT"), split)
-    for name, fine, seen in found:
-        print(f"{'ok ' if fine else 'BAD'}  {name}: {seen}")
-    if not all(fine for _, fine, _ in found):
+    found = examination(
+        Look(
+            logs=logs or _environment("OPENSCENE_DATA_ROOT"),
+            maps=maps or _environment("NUPLAN_MAPS_ROOT"),
+            splits=tuple(name for names in split for name in names),
+            cameras=camera_names(cameras),
+            picture_frames=picture_frames,
+            quick=quick,
+            processes=cores() if processes is None else processes,
+        ),
+        run,
+    )
+    print(printed(found, None if every else 20))
+    if out is not None:
+        write_findings(out, found)
+    if any(one.level == "BAD" for one in found):
         raise SystemExit(1)
 
 

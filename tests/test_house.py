@@ -14,8 +14,8 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROOMS_OF_FLOORS = (
     "types geometry vehicle lanes definitions origin",
     "run baselines intervals data world score model",
-    "__init__ acceptance compare doctor evaluate learned make_world navsim_agent prepare recipes rollout scene_cache score_table "
-    "selection submit train",
+    "__init__ acceptance compare doctor evaluate inventory learned machine make_world navsim_agent prepare recipes rollout scene_cache "
+    "score_table selection submit train",
     "viewer",
     "assess demo cli",
 )
