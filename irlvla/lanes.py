@@ -25,7 +25,7 @@ class Lane:
     speed_limit: float | None
     polygon: shapely.Geometry
     baseline: Float[np.ndarray, "points 3"]
-    """x, y, heading of the centre line, global; a point's heading leads to the next point."""
+    """x, y, heading of the centre line, global; a point's heading leads to the next point. Empty, like the polygon, in a broken map."""
     incoming: tuple[str, ...]
     outgoing: tuple[str, ...]
 

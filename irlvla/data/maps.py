@@ -35,6 +35,7 @@ NEEDED_LAYERS = (*READ_LAYERS, "boundaries", "stop_polygons")
 """The devkit loads boundaries and stop polygons without using them: a map without them is none."""
 ALIASES = {"las_vegas": "us-nv-las-vegas-strip"}
 """Old names of cities that some logs still have."""
+_NO_LINE = np.zeros((0, 3))
 
 
 def map_path(maps: str | Path, name: str) -> Path:
@@ -85,7 +86,7 @@ def city_map(maps: str | Path, name: str) -> LaneMap:
     return lane_map(
         name,
         lanes,
-        _roadblocks(path, layers, lanes),
+        _roadblocks(path, layers),
         list(zip(layers["intersections"].ids, layers["intersections"].geometries)),
         list(zip(layers["carpark_areas"].ids, layers["carpark_areas"].geometries)),
     )
@@ -155,6 +156,13 @@ def _id(path: Path, name: str, fid: str, column: str, value: Any) -> str | None:
         return value
 
 
+def _names(path: Path, name: str, layer: Layer, column: str) -> list[str]:
+    """The ids of a column as the devkit names them: one gap makes a whole column of numbers floats, which match no id ("12.0")."""
+    ids, values = _ids(path, name, layer, column), layer.columns[column]
+    has_points = all(value is None or isinstance(value, int | float) for value in values) and not all(isinstance(v, int) for v in values)
+    return [str(fid) if fid is None or not has_points else f"{fid}.0" for fid in ids]
+
+
 def _limits(path: Path, name: str, layer: Layer) -> list[float | None]:
     """Speed limits of a layer, m/s, None where there is none."""
     limits: list[float | None] = []
@@ -170,20 +178,20 @@ def _limits(path: Path, name: str, layer: Layer) -> list[float | None]:
 
 
 def _lines(path: Path, layer: Layer) -> dict[str, np.ndarray]:
-    """Baseline of each lane and lane connector, by its id."""
+    """Baseline of each lane and lane connector, by its id; empty where there are several or where it has no length."""
     lines: dict[str, np.ndarray] = {}
     owners = zip(_ids(path, "baseline_paths", layer, "lane_fid"), _ids(path, "baseline_paths", layer, "lane_connector_fid"))
     for owners_of_line, geometry in zip(owners, layer.geometries):
         points = shapely.get_coordinates(geometry)
         for owner in owners_of_line:
-            if owner is not None and len(points) < 2:
-                raise ValueError(f"{path}: layer baseline_paths has a line of {len(points)} points for lane {owner}")
             if owner is not None:
-                lines.setdefault(owner, baseline(points))
+                is_usable = owner not in lines and shapely.length(geometry) > 0.0
+                lines[owner] = baseline(points) if is_usable else _NO_LINE
     return lines
 
 
 def _lanes(path: Path, layers: dict[str, Layer], lines: dict[str, np.ndarray]) -> list[Lane]:
+    """Lanes and lane connectors; what lacks a line or a polygon keeps an empty one, for the scenes that need it to complain."""
     name = "lane_connectors"
     connectors, shapes, lanes = layers[name], layers["gen_lane_connectors_scaled_width_polygons"], layers["lanes_polygons"]
     before, after = _ids(path, name, connectors, "exit_lane_fid"), _ids(path, name, connectors, "entry_lane_fid")
@@ -191,13 +199,9 @@ def _lanes(path: Path, layers: dict[str, Layer], lines: dict[str, np.ndarray]) -
     for connector, from_lane, to_lane in zip(connectors.ids, before, after):
         outgoing[from_lane].append(connector)
         incoming[to_lane].append(connector)
-    polygons = dict(zip(_ids(path, "gen_lane_connectors_scaled_width_polygons", shapes, "lane_connector_fid"), shapes.geometries))
-    for fid in (*lanes.ids, *connectors.ids):
-        if fid not in lines:
-            raise ValueError(f"{path}: layer baseline_paths has no line for lane {fid}")
-    without = [fid for fid in connectors.ids if fid not in polygons]
-    if without:
-        raise ValueError(f"{path}: lane connector {without[0]} has no polygon")
+    polygons: dict[str | None, shapely.Geometry] = {}
+    for owner, polygon in zip(_ids(path, "gen_lane_connectors_scaled_width_polygons", shapes, "lane_connector_fid"), shapes.geometries):
+        polygons[owner] = shapely.Polygon() if owner in polygons else polygon
     result = [
         Lane(
             id=fid,
@@ -205,13 +209,13 @@ def _lanes(path: Path, layers: dict[str, Layer], lines: dict[str, np.ndarray]) -
             roadblock_id=block,
             speed_limit=limit,
             polygon=polygon,
-            baseline=lines[fid],
+            baseline=lines.get(fid, _NO_LINE),
             incoming=tuple(incoming[fid]),
             outgoing=tuple(outgoing[fid]),
         )
         for fid, block, limit, polygon in zip(
             lanes.ids,
-            _ids(path, "lanes_polygons", lanes, "lane_group_fid"),
+            _names(path, "lanes_polygons", lanes, "lane_group_fid"),
             _limits(path, "lanes_polygons", lanes),
             lanes.geometries,
         )
@@ -222,22 +226,22 @@ def _lanes(path: Path, layers: dict[str, Layer], lines: dict[str, np.ndarray]) -
             is_connector=True,
             roadblock_id=block,
             speed_limit=limit,
-            polygon=polygons[fid],
-            baseline=lines[fid],
+            polygon=polygons.get(fid, shapely.Polygon()),
+            baseline=lines.get(fid, _NO_LINE),
             incoming=(from_lane,),
             outgoing=(to_lane,),
         )
         for fid, block, limit, from_lane, to_lane in zip(
             connectors.ids,
-            _ids(path, name, connectors, "lane_group_connector_fid"),
+            _names(path, name, connectors, "lane_group_connector_fid"),
             _limits(path, name, connectors),
-            before,
-            after,
+            _names(path, name, connectors, "exit_lane_fid"),
+            _names(path, name, connectors, "entry_lane_fid"),
         )
     ]
 
 
-def _roadblocks(path: Path, layers: dict[str, Layer], lanes: list[Lane]) -> list[Roadblock]:
+def _roadblocks(path: Path, layers: dict[str, Layer]) -> list[Roadblock]:
     links, blocks = layers["lane_group_connectors"], layers["lane_groups_polygons"]
     before = _ids(path, "lane_group_connectors", links, "from_lane_group_fid")
     after = _ids(path, "lane_group_connectors", links, "to_lane_group_fid")
@@ -245,8 +249,9 @@ def _roadblocks(path: Path, layers: dict[str, Layer], lanes: list[Lane]) -> list
     for link, from_block, to_block in zip(links.ids, before, after):
         outgoing[from_block].append(link)
         incoming[to_block].append(link)
-    for lane in lanes:
-        inside[lane.roadblock_id, lane.is_connector].append(lane.id)
+    for name, column, is_connector in (("lanes_polygons", "lane_group_fid", False), ("lane_connectors", "lane_group_connector_fid", True)):
+        for lane, block in zip(layers[name].ids, _ids(path, name, layers[name], column)):
+            inside[block, is_connector].append(lane)
     result = [
         Roadblock(
             id=fid,
@@ -267,5 +272,10 @@ def _roadblocks(path: Path, layers: dict[str, Layer], lanes: list[Lane]) -> list
             incoming=(from_block,),
             outgoing=(to_block,),
         )
-        for fid, polygon, from_block, to_block in zip(links.ids, links.geometries, before, after)
+        for fid, polygon, from_block, to_block in zip(
+            links.ids,
+            links.geometries,
+            _names(path, "lane_group_connectors", links, "from_lane_group_fid"),
+            _names(path, "lane_group_connectors", links, "to_lane_group_fid"),
+        )
     ]

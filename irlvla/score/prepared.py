@@ -13,15 +13,13 @@ from jaxtyping import Bool, Float, Int
 from numba import njit
 
 from irlvla.geometry import boxes_touch, fill_box, frozen
-from irlvla.lanes import LaneMap, near, selected_polygons
+from irlvla.lanes import LaneMap, selected_polygons
 from irlvla.score.epdms import human_zeros, reference_progress
 from irlvla.score.reference import reference_plan
-from irlvla.score.route import centerline, corrected_route, route_blocks, route_lanes, starting_lane
+from irlvla.score.route import around, centerline, check_polygons, corrected_route, route_blocks, route_lanes, starting_lane
 from irlvla.types import HISTORY, LAYER_NAMES, POSES, STEPS, Polygons, PreparedScene, Scene
 from irlvla.vehicle import LENGTH, REAR_AXLE_TO_CENTER, WIDTH
 
-MAP_RADIUS = 100.0
-"""Half width of the square around the ego centre whose map counts, m."""
 STEPS_A_FRAME = 5
 NOW = HISTORY - 1
 FRAMES = POSES + 1
@@ -133,8 +131,9 @@ def red_lights(scene: Scene, route_lane_ids: set[str]) -> tuple[Polygons, Bool[n
         valid[step] = [connector in reds[step // STEPS_A_FRAME] for connector in ids]
     areas, lanes = scene.lane_map.areas, scene.lane_map.lanes
     layers = [LAYER_NAMES.index("lane_connector" if lanes[lane].is_connector else "lane") for lane in ids]
-    places = [scene.lane_map.area_index[layer, lane] for layer, lane in zip(layers, ids)]
-    return selected_polygons(areas.polygons, np.array(places, dtype=np.int64)), valid
+    places = np.array([scene.lane_map.area_index[layer, lane] for layer, lane in zip(layers, ids)], dtype=np.int64)
+    check_polygons(scene.lane_map, places)
+    return selected_polygons(areas.polygons, places), valid
 
 
 def drivable_map(
@@ -142,29 +141,14 @@ def drivable_map(
 ) -> tuple[Polygons, Int[np.ndarray, "polygons"], Bool[np.ndarray, "polygons"]]:
     """Roadblocks, their lanes, lane connectors, intersections and car parks that meet the square around the ego centre.
 
-    A lane counts if its roadblock meets the square; a lane connector if its roadblock connector does. Roadblock connectors
-    themselves are no drivable area.
+    Roadblock connectors themselves are no drivable area.
 
     Returns:
         Polygons, the layer of each (index into LAYER_NAMES) and whether it is a lane of the route.
     """
-    square = shapely.box(*(center - MAP_RADIUS), *(center + MAP_RADIUS))
-    areas, roadblock = lane_map.areas, LAYER_NAMES.index("roadblock")
-    places: list[int] = []
-    for place in near(lane_map.block_bounds, center[0], center[1], MAP_RADIUS):
-        block = lane_map.roadblocks[lane_map.block_ids[place]]
-        if not block.polygon.intersects(square):
-            continue
-        layer = LAYER_NAMES.index("lane_connector" if block.is_connector else "lane")
-        places += [lane_map.area_index[layer, lane] for lane in block.lane_ids]
-        if not block.is_connector:
-            places.append(lane_map.area_index[roadblock, block.id])
-    for place in near(areas.bounds, center[0], center[1], MAP_RADIUS):
-        if areas.layers[place] > roadblock and areas.geometries[place].intersects(square):
-            places.append(int(place))
-    chosen = np.array(places, dtype=np.int64)
+    areas, chosen = lane_map.areas, around(lane_map, center)
     layers = areas.layers[chosen]
-    on_route = np.array([areas.ids[place] in route_lane_ids for place in places], dtype=bool) & (layers < roadblock)
+    on_route = np.array([areas.ids[place] in route_lane_ids for place in chosen], dtype=bool) & (layers < LAYER_NAMES.index("roadblock"))
     return selected_polygons(areas.polygons, chosen), layers, on_route
 
 

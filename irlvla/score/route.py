@@ -6,7 +6,7 @@ graph_search/bfs_roadblock.py, graph_search/dijkstra.py) and abstract_pdm_planne
 
 import numpy as np
 import shapely
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
 from irlvla.lanes import Lane, LaneMap, Roadblock, near
 from irlvla.types import LAYER_NAMES
@@ -17,12 +17,17 @@ CANDIDATE_HEADING = np.pi / 4
 CANDIDATE_DISTANCE = 3.0
 BACKWARD_DEPTH = 15
 FORWARD_DEPTH = 30
+_ROADBLOCK = LAYER_NAMES.index("roadblock")
 TARGETS = 3
 """An off-route start may join the route at one of its first roadblocks, this many."""
 LOOP_AREA = 1.0
 """Roadblock connectors that overlap by more than this (m2) make a loop, which is cut."""
 WINDOW = 30
 """Roadblocks along which the centerline runs at most."""
+MAP_RADIUS = 100.0
+"""Half width of the square around the ego centre whose map counts, m."""
+NODE_CAPACITY = 10
+"""Children of a node in the devkit's search trees: it decides in which order equal finds come out."""
 
 
 def route_blocks(lane_map: LaneMap, block_ids: tuple[str, ...] | list[str]) -> list[str]:
@@ -89,7 +94,7 @@ def _current_block(lane_map: LaneMap, route: list[str], pose: np.ndarray) -> tup
     known = set(route)
     for number, block in enumerate(blocks):
         for lane_id in block.lane_ids:
-            distance, turn = _offset(lane_map.lanes[lane_id], pose)
+            distance, turn = _offset(lane_map, lane_map.lanes[lane_id], pose)
             nearest[number] = min(nearest[number], distance)
             if turn < CANDIDATE_HEADING and distance < CANDIDATE_DISTANCE:
                 (on_route if block.id in known else off_route).append((distance, block.id))
@@ -113,12 +118,19 @@ def _nearest_block(lane_map: LaneMap, pose: np.ndarray, is_connector: bool) -> R
     return None
 
 
-def _offset(lane: Lane, pose: np.ndarray) -> tuple[float, float]:
+def _offset(lane_map: LaneMap, lane: Lane, pose: np.ndarray) -> tuple[float, float]:
     """Distance to the nearest point of a baseline (its vertices only), m, and the heading difference there, rad."""
-    distances = np.hypot(lane.baseline[:, 0] - pose[0], lane.baseline[:, 1] - pose[1])
+    line = _line(lane_map, lane)
+    distances = ((line[:, :2] - pose[:2]) ** 2).sum(axis=1) ** 0.5
     place = int(np.argmin(distances))
-    turn = lane.baseline[place, 2] - pose[2]
+    turn = line[place, 2] - pose[2]
     return float(distances[place]), float(abs(np.arctan2(np.sin(turn), np.cos(turn))))
+
+
+def _line(lane_map: LaneMap, lane: Lane) -> np.ndarray:
+    if not len(lane.baseline):
+        raise ValueError(f"lane {lane.id} of map {lane_map.name} has no baseline, or several, or one of no length")
+    return lane.baseline
 
 
 def _search(lane_map: LaneMap, start: str, targets: list[str], depth: int, forward: bool) -> tuple[list[str], bool]:
@@ -190,28 +202,76 @@ def starting_lane(
     if not lane_ids:
         raise ValueError(f"the route has no lane in map {lane_map.name}")
     lanes = [lane_map.lanes[lane] for lane in lane_ids]
-    bounds = np.array([lane_map.areas.bounds[lane_map.area_index[_layer(lane), lane.id]] for lane in lanes])
     point = shapely.Point(pose[:2])
-    under = [lanes[place] for place in near(bounds, pose[0], pose[1], 0.0) if lanes[place].polygon.intersects(point)]
+    places = np.array([_place(lane_map, lane) for lane in lanes])
+    under = [lanes[k] for k in near(lane_map.areas.bounds[places], pose[0], pose[1], 0.0) if lanes[k].polygon.intersects(point)]
     if under:
-        return under[int(np.argmin([_offset(lane, pose)[1] for lane in under]))]
+        return _best_aligned(lane_map, under, pose, center, point)
     middle = shapely.Point(center)
     polygons = np.array([lane.polygon for lane in lanes], dtype=object)
     holds = shapely.contains(polygons, middle)
-    if holds.any():
-        return lanes[int(np.argmax(holds))]
-    return lanes[int(np.argmin(shapely.distance(polygons, footprint)))]
+    last = int(np.argmax(holds)) if holds.any() else len(lanes) - 1
+    check_polygons(lane_map, places[: last + 1])
+    return lanes[last if holds.any() else int(np.argmin(shapely.distance(polygons, footprint)))]
 
 
-def _layer(lane: Lane) -> int:
-    return LAYER_NAMES.index("lane_connector" if lane.is_connector else "lane")
+def _best_aligned(lane_map: LaneMap, lanes: list[Lane], pose: np.ndarray, center: np.ndarray, point: shapely.Point) -> Lane:
+    """The lane whose heading is nearest to the ego's; of equals the one that the devkit's search tree finds first."""
+    turns = np.array([_offset(lane_map, lane, pose)[1] for lane in lanes])
+    best = [lanes[place] for place in np.flatnonzero(turns == turns.min())]
+    if len(best) == 1:
+        return best[0]
+    places = around(lane_map, center)
+    tree = shapely.STRtree([lane_map.areas.geometries[place] for place in places], NODE_CAPACITY)
+    found = [places[number] for number in tree.query(point, predicate="intersects")]
+    order = {place: number for number, place in enumerate(found)}
+    return min(best, key=lambda lane: order.get(_place(lane_map, lane), len(order)))
+
+
+def around(lane_map: LaneMap, center: Float[np.ndarray, "2"]) -> Int[np.ndarray, "found"]:
+    """Places in `areas` of all that counts around the ego: roadblocks, their lanes, lane connectors, intersections, car parks.
+
+    A lane counts if its roadblock meets the square, a lane connector if its roadblock connector does. The order is the devkit's.
+
+    Raises:
+        ValueError: One of them has no polygon.
+    """
+    square = shapely.box(*(center - MAP_RADIUS), *(center + MAP_RADIUS))
+    areas = lane_map.areas
+    nearby = [lane_map.roadblocks[lane_map.block_ids[place]] for place in near(lane_map.block_bounds, *center, MAP_RADIUS)]
+    blocks = [block for block in nearby if block.polygon.intersects(square)]
+    places = [lane_map.area_index[_ROADBLOCK, block.id] for block in blocks if not block.is_connector]
+    for is_connector, layer in ((False, "lane"), (True, "lane_connector")):
+        index = LAYER_NAMES.index(layer)
+        places += [lane_map.area_index[index, lane] for block in blocks if block.is_connector == is_connector for lane in block.lane_ids]
+    others = [place for place in near(areas.bounds, *center, MAP_RADIUS) if areas.layers[place] > _ROADBLOCK]
+    places += sorted((int(place) for place in others if areas.geometries[place].intersects(square)), key=lambda k: areas.layers[k])
+    found = np.array(places, dtype=np.int64)
+    check_polygons(lane_map, found)
+    return found
+
+
+def check_polygons(lane_map: LaneMap, places: Int[np.ndarray, "chosen"]) -> None:
+    """Refuse areas without a polygon: the devkit looks them up when a scene needs them, and fails then.
+
+    Raises:
+        ValueError: One of them has none.
+    """
+    empty = places[np.isnan(lane_map.areas.bounds[places, 0])]
+    if len(empty):
+        name = LAYER_NAMES[lane_map.areas.layers[empty[0]]]
+        raise ValueError(f"{name} {lane_map.areas.ids[empty[0]]} of map {lane_map.name} has no polygon, or several")
+
+
+def _place(lane_map: LaneMap, lane: Lane) -> int:
+    return lane_map.area_index[LAYER_NAMES.index("lane_connector" if lane.is_connector else "lane"), lane.id]
 
 
 def centerline(lane_map: LaneMap, block_ids: list[str], lane_ids: list[str], start: Lane) -> Float[np.ndarray, "points 3"]:
     """Baselines along the shortest chain of route lanes from `start` to the last roadblock of the window."""
     place = block_ids.index(start.roadblock_id) if start.roadblock_id in block_ids else 0
     lanes = _lane_chain(lane_map, start, set(lane_ids), block_ids[place : place + WINDOW][-1])
-    return np.concatenate([lane.baseline for lane in lanes])
+    return np.concatenate([_line(lane_map, lane) for lane in lanes])
 
 
 def _lane_chain(lane_map: LaneMap, start: Lane, allowed: set[str], goal_block: str) -> list[Lane]:
@@ -230,7 +290,7 @@ def _lane_chain(lane_map: LaneMap, start: Lane, allowed: set[str], goal_block: s
         for other in lane_map.lanes[lane_id].outgoing:
             if other not in allowed or other in expanded:
                 continue
-            total = distance + _length(lane_map.lanes[other])
+            total = distance + _length(lane_map, lane_map.lanes[other])
             if other not in frontier or total < frontier[other][0]:
                 parents[other] = lane_id
                 frontier[other] = total, depth + 1
@@ -245,5 +305,5 @@ def _lane_chain(lane_map: LaneMap, start: Lane, allowed: set[str], goal_block: s
     return chain[::-1]
 
 
-def _length(lane: Lane) -> float:
-    return float(np.hypot(*np.diff(lane.baseline[:, :2], axis=0).T).sum())
+def _length(lane_map: LaneMap, lane: Lane) -> float:
+    return float(shapely.length(shapely.linestrings(_line(lane_map, lane)[:, :2])))

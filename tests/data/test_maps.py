@@ -7,6 +7,7 @@ import shapely
 
 from irlvla.data.maps import Maps, city_map, map_path
 from irlvla.lanes import near
+from irlvla.score.prepared import prepared
 
 from .. import tiny
 
@@ -112,17 +113,40 @@ def test_a_missing_column_is_named(tmp_path):
         city_map(tmp_path, tiny.CITY)
 
 
-def test_a_lane_without_a_line_is_named(tmp_path):
-    nothing = [101.0, 102.0, np.nan, np.nan, np.nan]
-    tiny.write_maps(tmp_path, changed("baseline_paths", lane_fid=nothing))
-    with pytest.raises(ValueError, match="no line for lane 103"):
-        city_map(tmp_path, tiny.CITY)
+def prepared_at(path, x, route=("1", "11", "2")):
+    """Prepare a scene of the map with the ego at local `x` on the straight road."""
+    lanes = city_map(path, tiny.CITY)
+    return prepared(tiny.scene(lanes, start=(tiny.ORIGIN[0] + x, tiny.ORIGIN[1], 0.0), route=route))
 
 
-def test_a_connector_without_a_polygon_is_named(tmp_path):
-    tiny.write_maps(tmp_path, changed("gen_lane_connectors_scaled_width_polygons", lane_connector_fid=[111, 999]))
-    with pytest.raises(ValueError, match="lane connector 112 has no polygon"):
-        city_map(tmp_path, tiny.CITY)
+@pytest.mark.parametrize("lines", [[101.0, 102.0, np.nan, np.nan, np.nan], [101.0, 102.0, 103.0, 103.0, np.nan]])
+def test_a_lane_without_a_line_or_with_two_stops_only_the_scenes_that_need_it(tmp_path, lines):
+    tiny.write_maps(tmp_path, changed("baseline_paths", lane_fid=lines))
+    prepared_at(tmp_path, 10.0)
+    with pytest.raises(ValueError, match="cannot be prepared: lane 103 of map .* has no baseline, or several"):
+        prepared_at(tmp_path, 10.0, ("1", "11", "2", "12", "3"))
+
+
+@pytest.mark.parametrize("owners", [[111, 999], [112, 112]])
+def test_a_connector_without_a_polygon_or_with_two_stops_only_the_scenes_around_it(tmp_path, owners):
+    roads = {**tiny.ROADS, "4": ((400.0, 0.0), (450.0, 0.0)), "5": ((460.0, 0.0), (500.0, 0.0))}
+    layers = tiny.table(roads, {"12": ("2", "3"), "11": ("4", "5")})
+    kind, fids, shapes, _ = layers["gen_lane_connectors_scaled_width_polygons"]
+    tiny.write_maps(tmp_path, layers | {"gen_lane_connectors_scaled_width_polygons": (kind, fids, shapes, {"lane_connector_fid": owners})})
+    if owners == [111, 999]:
+        prepared_at(tmp_path, 410.0, ("4", "11", "5"))
+    with pytest.raises(ValueError, match="cannot be prepared: lane_connector 112 of map .* has no polygon, or several"):
+        prepared_at(tmp_path, 70.0, ("2", "12", "3"))
+
+
+def test_one_gap_in_a_column_of_ids_makes_them_numbers_with_a_point_which_match_nothing(tmp_path):
+    """The devkit writes such ids as "11.0": the centerline does not find its last roadblock, a connector leads nowhere."""
+    tiny.write_maps(tmp_path, changed("lane_connectors", lane_group_connector_fid=[11.0, np.nan], entry_lane_fid=[102.0, np.nan]))
+    found = city_map(tmp_path, tiny.CITY)
+    assert found.lanes["111"].roadblock_id == "11.0" and found.lanes["112"].roadblock_id == "None"
+    assert found.roadblocks["11"].lane_ids == ("111",) and found.roadblocks["12"].lane_ids == ()
+    assert found.lanes["111"].outgoing == ("102.0",) and found.lanes["102"].incoming == ("111",)
+    assert prepared_at(tmp_path, 10.0).centerline[-1, 0] - tiny.ORIGIN[0] == pytest.approx(60.0, abs=1e-4)
 
 
 def test_a_feature_without_geometry_is_named(tmp_path):

@@ -193,7 +193,7 @@ def test_a_lane_counts_with_its_roadblock():
         ),
     )
     _, layers, _ = drivable_map(lanes, np.array((-90.0, 0.0)), set())
-    assert [LAYER_NAMES[layer] for layer in layers] == ["lane", "roadblock", "lane", "roadblock"]
+    assert [LAYER_NAMES[layer] for layer in layers] == ["roadblock", "roadblock", "lane", "lane"], "in the devkit's order"
 
 
 def test_objects_that_overlap_the_ego_at_the_start_are_gone_for_good():
