@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "irlvla"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROOMS_OF_FLOORS = (
-    "types geometry vehicle lanes definitions origin",
+    "types geometry vehicle lanes definitions origin files",
     "run baselines intervals data world score model",
     "__init__ acceptance compare doctor evaluate inventory learned machine make_world navsim_agent prepare recipes rollout scene_cache "
     "score_table selection submit train",

@@ -4,7 +4,6 @@ Source: autonomousvision/navsim at 0a380a9, navsim/common/dataloader.py (windows
 """
 
 import glob
-import pickle
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,33 +11,19 @@ from typing import Any
 
 import numpy as np
 import yaml
-from jaxtyping import Float
 
-from irlvla.data.maps import ALIASES, Maps
-from irlvla.types import CAMERA_NAMES, HISTORY, OBJECT_NAMES, Camera, Objects, Scene
+from irlvla.data.frames import Frame, frame, route, text
+from irlvla.data.maps import Maps
+from irlvla.data.pickles import BAD_PICKLE, unpickled
+from irlvla.files import short
+from irlvla.types import HISTORY, Scene
 
 FUTURE = 8
 """Future frames that scoring needs: 4 s at 2 Hz."""
 
-_CORE = "numpy._core" if np.lib.NumpyVersion(np.__version__) >= "2.0.0" else "numpy.core"
-"""Where this NumPy keeps what pickles of NumPy 1 call numpy.core and those of NumPy 2 numpy._core."""
-_ALLOWED = {
-    ("builtins", name) for name in ("bytearray", "complex", "dict", "frozenset", "list", "range", "set", "slice", "tuple")
-} | {
-    ("collections", "OrderedDict"),
-    ("_codecs", "encode"),
-    ("numpy", "ndarray"),
-    ("numpy", "dtype"),
-    *((f"numpy.{core}.{module}", name) for core in ("core", "_core") for module, name in (
-        ("multiarray", "_reconstruct"), ("multiarray", "scalar"), ("numeric", "_frombuffer"),
-    )),
-}  # fmt: skip
 _FRAME_KEYS = (
     "token", "timestamp", "log_name", "map_location", "roadblock_ids", "traffic_lights", "ego2global_translation",
     "ego2global_rotation", "ego_dynamic_state", "driving_command", "anns",
-)  # fmt: skip
-_BAD_PICKLE = (
-    pickle.UnpicklingError, EOFError, AttributeError, ImportError, LookupError, TypeError, ValueError, ArithmeticError, MemoryError,
 )  # fmt: skip
 
 
@@ -55,60 +40,63 @@ class SceneFilter:
     tokens: tuple[str, ...] | None = None
 
     def __post_init__(self) -> None:
+        for name in ("num_history_frames", "num_future_frames", "frame_interval", "max_scenes"):
+            value = getattr(self, name)
+            if not (value is None and name in ("frame_interval", "max_scenes")) and (isinstance(value, bool) or not isinstance(value, int)):
+                raise ValueError(f"{name} is {short(value)}, no whole number")
+        if not isinstance(self.has_route, bool):
+            raise ValueError(f"has_route is {short(self.has_route)}, neither true nor false")
         if self.num_history_frames != HISTORY:
-            raise ValueError(f"num_history_frames is {self.num_history_frames}; only {HISTORY} is supported")
+            raise ValueError(f"num_history_frames is {short(self.num_history_frames)}; only {HISTORY} is supported")
         if self.num_future_frames < FUTURE:
-            raise ValueError(f"num_future_frames is {self.num_future_frames}; scoring needs at least {FUTURE}")
+            raise ValueError(f"num_future_frames is {short(self.num_future_frames)}; scoring needs at least {FUTURE}")
         if self.frame_interval is not None and self.frame_interval < 1:
-            raise ValueError(f"frame_interval is {self.frame_interval}; it must be at least 1")
+            raise ValueError(f"frame_interval is {short(self.frame_interval)}; it must be at least 1")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Frame:
-    """One 2 Hz frame of a log, converted once and shared by all windows that hold it."""
+class _Loader(yaml.SafeLoader):
+    """YAML without `<<`, which can be nested to write a file's mappings out for ever."""
 
-    token: str
-    time_us: int
-    map_name: str
-    roadblock_ids: tuple[str, ...]
-    traffic_lights: tuple[tuple[str, bool], ...]
-    ego_pose: Float[np.ndarray, "3"]
-    velocity: Float[np.ndarray, "2"]
-    acceleration: Float[np.ndarray, "2"]
-    command: np.ndarray
-    objects: Objects
-    cameras: tuple[Camera, ...]
+    def flatten_mapping(self, node: yaml.MappingNode) -> None:
+        merged = [key for key, _ in node.value if key.tag == "tag:yaml.org,2002:merge"]
+        if merged:
+            raise yaml.constructor.ConstructorError(None, None, "merged mappings (<<) are not read", merged[0].start_mark)
 
 
-class _Unpickler(pickle.Unpickler):
-    def find_class(self, module: str, name: str) -> Any:
-        if (module, name) not in _ALLOWED:
-            raise pickle.UnpicklingError(f"class {module}.{name} is not allowed in a log")
-        return super().find_class(module.replace("numpy._core", _CORE).replace("numpy.core", _CORE), name)
+_BAD_YAML = (yaml.YAMLError, ValueError, LookupError, AttributeError, TypeError, ArithmeticError, RecursionError)
+"""What damaged yaml can raise: dates, numbers and tags are converted without checks."""
 
 
 def log_frames(path: str | Path) -> list[dict[str, Any]]:
     """The frames of a log as the pickle holds them; only NumPy arrays and plain Python types can come out.
 
     Raises:
-        ValueError: The file is missing, truncated, no list of frames, or names a class that is not on the list of allowed ones.
+        ValueError: The file is missing, truncated, no list of frames, names a class that is not on the list of allowed ones, or two of
+            its frames have one token.
     """
     path = Path(path)
     try:
-        with path.open("rb") as file:
-            frames = _Unpickler(file).load()
+        frames = unpickled(path.read_bytes())
     except FileNotFoundError as error:
         raise ValueError(f"log {path} does not exist") from error
     except OSError as error:
         raise ValueError(f"log {path} cannot be opened: {error}") from error
-    except _BAD_PICKLE as error:
-        raise ValueError(f"log {path}: not a readable pickle of frames ({type(error).__name__}: {error})") from error
+    except BAD_PICKLE as error:
+        raise ValueError(f"log {path}: not a readable pickle of frames ({type(error).__name__}: {str(error)[:200]})") from error
     if not isinstance(frames, list) or not frames:
         raise ValueError(f"log {path}: holds no list of frames")
-    for place, frame in enumerate(frames):
-        missing = [key for key in _FRAME_KEYS if key not in frame] if isinstance(frame, dict) else list(_FRAME_KEYS)
+    places: dict[str, int] = {}
+    for place, values in enumerate(frames):
+        missing = [key for key in _FRAME_KEYS if key not in values] if isinstance(values, dict) else list(_FRAME_KEYS)
         if missing:
             raise ValueError(f"log {path}: frame {place} lacks {', '.join(missing)}")
+        try:
+            token, _ = text(values, "token"), route(values)
+        except ValueError as error:
+            raise ValueError(f"log {path}: frame {place} cannot be read: {error}") from error
+        if token in places:
+            raise ValueError(f"log {path}: the frames {places[token]} and {place} have one token, {token}")
+        places[token] = place
     return frames
 
 
@@ -120,11 +108,13 @@ def scene_filter(path: str | Path) -> SceneFilter:
     """
     path = Path(path)
     try:
-        values = yaml.safe_load(path.read_text())
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
     except FileNotFoundError as error:
         raise ValueError(f"scene filter {path} does not exist") from error
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ValueError(f"scene filter {path}: not yaml ({error})") from error
+    except OSError as error:
+        raise ValueError(f"scene filter {path} cannot be read: {error}") from error
+    except _BAD_YAML as error:
+        raise ValueError(f"scene filter {path}: not yaml ({str(error)[:200]})") from error
     if not isinstance(values, dict):
         raise ValueError(f"scene filter {path}: holds no mapping")
     chosen: dict[str, Any] = {}
@@ -137,99 +127,12 @@ def scene_filter(path: str | Path) -> SceneFilter:
                 raise ValueError(f"scene filter {path}: {key} is no list")
             wrong = [value for value in values[key] if not isinstance(value, str)]
             if wrong:
-                raise ValueError(f"scene filter {path}: {key} holds {wrong[0]!r}, which yaml read as a number: put it in quotes")
+                raise ValueError(f"scene filter {path}: {key} holds {short(wrong[0])}, which yaml read as a number: put it in quotes")
             chosen[key] = tuple(values[key])
     try:
         return SceneFilter(**chosen)
     except (ValueError, TypeError) as error:
         raise ValueError(f"scene filter {path}: {error}") from error
-
-
-def yaw(quaternion: Iterable[float]) -> float:
-    """Heading of a rotation given as (w, x, y, z), rad.
-
-    Source: pyquaternion's yaw_pitch_roll, which takes yaw first; it differs from the usual order when roll and pitch are not 0.
-    """
-    w, x, y, z = np.asarray(quaternion, dtype=np.float64) / np.linalg.norm(quaternion)
-    return float(np.arctan2(2 * (w * z - x * y), 1 - 2 * (y * y + z * z)))
-
-
-def rotation(quaternion: Iterable[float]) -> Float[np.ndarray, "3 3"]:
-    """Rotation matrix of (w, x, y, z)."""
-    w, x, y, z = np.asarray(quaternion, dtype=np.float64) / np.linalg.norm(quaternion)
-    return np.array(
-        [
-            [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-            [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-            [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-        ]
-    )
-
-
-def _camera(name: str, values: dict[str, Any], blobs: Path, ego_from_lidar: np.ndarray) -> Camera:
-    turn = np.asarray(values["sensor2lidar_rotation"], dtype=np.float64)
-    return Camera(
-        name=name.upper(),
-        path=str(blobs / values["data_path"]),
-        intrinsics=np.asarray(values["cam_intrinsic"], dtype=np.float64),
-        distortion=np.resize(np.asarray(values["distortion"], dtype=np.float64), 5),
-        rotation=turn if turn.shape == (3, 3) else rotation(turn),
-        translation=np.asarray(values["sensor2lidar_translation"], dtype=np.float64),
-        ego_from_lidar=ego_from_lidar,
-    )
-
-
-def _objects(annotations: dict[str, Any]) -> Objects:
-    names = [str(name) for name in annotations["gt_names"]]
-    unknown = sorted(set(names) - set(OBJECT_NAMES))
-    if unknown:
-        raise ValueError(f"unknown object type {unknown[0]!r}; known: {', '.join(OBJECT_NAMES)}")
-    return Objects(
-        track_tokens=tuple(str(token) for token in annotations["track_tokens"]),
-        types=np.array([OBJECT_NAMES.index(name) for name in names], dtype=np.int64),
-        boxes=_rows(annotations, "gt_boxes", 7),
-        velocities=_rows(annotations, "gt_velocity_3d", 3),
-    )
-
-
-def _rows(annotations: dict[str, Any], key: str, columns: int) -> np.ndarray:
-    """An array (n, columns) of finite float64; an empty one may have any shape."""
-    values = np.asarray(annotations[key], dtype=np.float64)
-    if values.size and (values.ndim != 2 or values.shape[1] != columns):
-        raise ValueError(f"{key} has shape {values.shape}, not (n, {columns})")
-    if not np.isfinite(values).all():
-        raise ValueError(f"{key} holds values that are not finite")
-    return values.reshape(-1, columns)
-
-
-def _route(values: dict[str, Any]) -> tuple[str, ...]:
-    blocks = values["roadblock_ids"]
-    return () if blocks is None else tuple(str(block) for block in blocks)
-
-
-def _frame(values: dict[str, Any], blobs: Path) -> Frame:
-    dynamic = np.asarray(values["ego_dynamic_state"], dtype=np.float32).astype(np.float64)
-    if dynamic.shape != (4,):
-        raise ValueError(f"ego_dynamic_state has shape {dynamic.shape}, not (4,)")
-    ego_from_lidar = np.eye(4)
-    if "lidar2ego_rotation" in values:
-        ego_from_lidar[:3, :3] = rotation(values["lidar2ego_rotation"])
-        ego_from_lidar[:3, 3] = values["lidar2ego_translation"]
-    cameras = {name.upper(): camera for name, camera in (values.get("cams") or {}).items()}
-    x, y = (float(value) for value in values["ego2global_translation"][:2])
-    return Frame(
-        token=str(values["token"]),
-        time_us=int(values["timestamp"]),
-        map_name=ALIASES.get(str(values["map_location"]), str(values["map_location"])),
-        roadblock_ids=_route(values),
-        traffic_lights=tuple((str(connector), bool(is_red)) for connector, is_red in values["traffic_lights"]),
-        ego_pose=np.array([x, y, yaw(values["ego2global_rotation"])]),
-        velocity=dynamic[:2],
-        acceleration=dynamic[2:4],
-        command=np.asarray(values["driving_command"], dtype=np.int64).reshape(4),
-        objects=_objects(values["anns"]),
-        cameras=tuple(_camera(name, cameras[name], blobs, ego_from_lidar) for name in CAMERA_NAMES if name in cameras),
-    )
 
 
 def log_paths(logs: str | Path, split: str | None = None) -> dict[str, Path]:
@@ -275,7 +178,7 @@ def windows(frames: list[dict[str, Any]], chosen: SceneFilter) -> list[int]:
     places = []
     for start in range(0, len(frames) - length + 1, chosen.frame_interval or length):
         place = start + HISTORY - 1
-        if chosen.has_route and not _route(frames[place]):
+        if chosen.has_route and not route(frames[place]):
             continue
         if wanted is None or str(frames[place]["token"]) in wanted:
             places.append(place)
@@ -307,14 +210,19 @@ def _scene(path: Path, values: list, known: dict[int, Frame], blobs: Path, first
     for place in places:
         if place not in known:
             try:
-                known[place] = _frame(values[place], blobs)
-            except (KeyError, ValueError, TypeError, IndexError) as error:
-                raise ValueError(f"log {path}: frame {place} ({values[place].get('token')}) cannot be read: {error}") from error
+                known[place] = frame(values[place], blobs)
+            except ValueError as error:
+                raise ValueError(f"log {path}: frame {place} ({values[place]['token']}) cannot be read: {error}") from error
     frames = [known[place] for place in places]
+    for place, before, after in zip(places, frames, frames[1:]):
+        if before.log_name != after.log_name:
+            raise ValueError(f"log {path}: frame {place + 1} ({after.token}) is of log {after.log_name!r}, not {before.log_name!r}")
+        if before.time_us >= after.time_us:
+            raise ValueError(f"log {path}: frame {place + 1} ({after.token}) is at {after.time_us} us, not after {before.time_us} us")
     now = frames[HISTORY - 1]
     return Scene(
         token=now.token,
-        log_name=str(values[first]["log_name"]),
+        log_name=now.log_name,
         map_name=now.map_name,
         frame_tokens=tuple(frame.token for frame in frames),
         time_us=np.array([frame.time_us for frame in frames], dtype=np.int64),
