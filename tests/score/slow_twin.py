@@ -184,6 +184,58 @@ def raw_scores(scene, states):
     )
 
 
+def reference(ego_state, time_us, poses):
+    """The 41 global poses of a plan in the ego frame: matrices for the frames, np.interp between the poses."""
+    count = len(poses)
+    start = time_us * 1e-6
+    knots = [ego_state[:3]]
+    for x, y, turn in poses:
+        frame = _frame(ego_state[:3]) @ _frame((x, y, turn))
+        knots.append((frame[0, 2], frame[1, 2], np.arctan2(frame[1, 0], frame[0, 0])))
+    times = [time_us, *(int((4.0 / count * k + 4.0 / count + start) * 1e6) for k in range(count))]
+    return _sampled(np.array(knots), times, start)
+
+
+def planned(scene):
+    """The 41 global poses of the reference planner's plan, which is global already."""
+    times = scene.time_us + 100_000 * np.arange(len(scene.reference_poses))
+    return _sampled(scene.reference_poses, times, scene.time_us * 1e-6)
+
+
+def _frame(pose):
+    cos, sin = np.cos(pose[2]), np.sin(pose[2])
+    return np.array([[cos, -sin, pose[0]], [sin, cos, pose[1]], [0.0, 0.0, 1.0]])
+
+
+def _sampled(knots, times, start):
+    samples = np.array([int((0.1 * k + start) * 1e6) for k in range(41)], dtype=np.float64) - times[0]
+    times = np.array(times, dtype=np.float64) - times[0]
+    columns = (knots[:, 0], knots[:, 1], np.unwrap(knots[:, 2]))
+    return np.stack([np.interp(samples, times, column) for column in columns], axis=1)
+
+
+def sub_scores(scene, poses, prev_poses=None, human_filter=True):
+    """All sub-scores by name, plan by plan; the reference and the human are simulated and scored anew."""
+    names = ("nc", "dac", "ddc", "tlc", "ttc", "lk", "hc")
+    best, *rest = raw_scores(scene, simulated(scene.ego_state, planned(scene)))[::-1]
+    best *= np.prod(rest[::-1][:4])
+    human = raw_scores(scene, simulated(scene.ego_state, reference(scene.ego_state, scene.time_us, scene.human_poses)))
+    rows = {name: [] for name in (*names, "ep", "ec")}
+    now, then = scene.time_us * 1e-6, scene.previous_time_us * 1e-6
+    for number, plan in enumerate(poses):
+        states = simulated(scene.ego_state, reference(scene.ego_state, scene.time_us, plan))
+        *values, progressed = raw_scores(scene, states)
+        norm = max(best, progressed * np.prod(values[:4]))
+        rows["ep"].append(min(progressed / norm, 1.0) if norm > 5.0 else 1.0)
+        for name, value, of_human in zip(names, values, human, strict=False):
+            forgiven = human_filter and name != "hc" and of_human == 0.0
+            rows[name].append(1.0 if forgiven else value)
+        if prev_poses is not None and 0.0 < now - then < 0.55:
+            before = reference(scene.previous_state, scene.previous_time_us, prev_poses[number])
+            rows["ec"].append(extended_comfort(states, simulated(scene.previous_state, before), round((now - then) / 0.1)))
+    return {name: np.array(values) for name, values in rows.items()}
+
+
 def _wrap(value):
     return np.arctan2(np.sin(value), np.cos(value))
 
