@@ -24,14 +24,22 @@ def frozen(values: Any, dtype: type) -> np.ndarray:
 @njit(cache=True, nogil=True)
 def wrapped(angle):
     """The angle brought to [-pi, pi]."""
+    if -np.pi <= angle <= np.pi:
+        return angle
     return np.arctan2(np.sin(angle), np.cos(angle))
 
 
 @no_type_check
 @njit(cache=True, nogil=True)
 def fill_box(x, y, heading, length, width, box):
-    """Write the corners of the box with the given centre into `box` (4, 2)."""
-    cos, sin = np.cos(heading), np.sin(heading)
+    """Write the corners of the box with the given centre and heading into `box` (4, 2)."""
+    fill_corners(x, y, np.cos(heading), np.sin(heading), length, width, box)
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
+def fill_corners(x, y, cos, sin, length, width, box):
+    """As `fill_box`, from the cosine and sine of the heading."""
     along_x, along_y = 0.5 * length * cos, 0.5 * length * sin
     across_x, across_y = -0.5 * width * sin, 0.5 * width * cos
     box[0, 0], box[0, 1] = x + along_x + across_x, y + along_y + across_y

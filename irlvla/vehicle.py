@@ -46,29 +46,29 @@ def _velocity_fit() -> Float[np.ndarray, "40 40"]:
     return speed @ np.linalg.pinv(stacked)[:, :count]
 
 
-_VELOCITY_FIT = frozen(_velocity_fit(), np.float64)
+_VELOCITY_FIT = frozen(_velocity_fit().T, np.float64)
 
 
 @no_type_check
 @njit(cache=True, nogil=True)
-def _fill_speeds(reference, velocity_fit, speeds):
-    """Write the smoothed speed of each of the 40 intervals of a reference (41, 3)."""
+def _fill_speeds(references, proposal, velocity_fit, directions, speeds):
+    """Write cosine and sine of a reference's headings (40, 2) and the smoothed speed of each of its 40 intervals."""
     count = len(speeds)
     along = np.empty(count)
     for k in range(count):
-        heading = reference[k, 2]
-        off_x, off_y = reference[k + 1, 0] - reference[k, 0], reference[k + 1, 1] - reference[k, 1]
-        along[k] = off_x * np.cos(heading) + off_y * np.sin(heading)
-    for k in range(count):
-        total = 0.0
-        for i in range(count):
-            total += velocity_fit[k, i] * along[i]
-        speeds[k] = total
+        directions[k, 0], directions[k, 1] = np.cos(references[proposal, k, 2]), np.sin(references[proposal, k, 2])
+        off_x = references[proposal, k + 1, 0] - references[proposal, k, 0]
+        off_y = references[proposal, k + 1, 1] - references[proposal, k, 1]
+        along[k] = off_x * directions[k, 0] + off_y * directions[k, 1]
+    speeds[:] = 0.0
+    for i in range(count):
+        for k in range(count):
+            speeds[k] += velocity_fit[i, k] * along[i]
 
 
 @no_type_check
 @njit(cache=True, nogil=True)
-def _fill_curvatures(reference, speeds, curvatures):
+def _fill_curvatures(references, proposal, speeds, curvatures):
     """Write the smoothed curvature of each interval.
 
     Least squares of turn_k = speed_k * curvature_k * dt with the changes of curvature penalised: a chain of springs,
@@ -80,7 +80,7 @@ def _fill_curvatures(reference, speeds, curvatures):
     for k in range(count - 1, -1, -1):
         lever = speeds[k] * INTERVAL
         stiffness[k] = lever * lever
-        load[k] = lever * wrapped(reference[k + 1, 2] - reference[k, 2])
+        load[k] = lever * wrapped(references[proposal, k + 1, 2] - references[proposal, k, 2])
         if k < count - 1:
             share = spring / (spring + stiffness[k + 1])
             stiffness[k] += share * stiffness[k + 1]
@@ -123,35 +123,37 @@ def _steer_rate(lateral, heading, steer, speed, acceleration, curvatures, first)
 def _simulate(ego_state, references, velocity_fit, states):
     """Write the states (proposals, 41, 11) of the ego following each reference (proposals, 41, 3)."""
     count = references.shape[1] - 1
-    speeds, curvatures = np.empty(count), np.empty(count)
+    speeds, curvatures, directions = np.empty(count), np.empty(count), np.empty((count, 2))
     for proposal in range(len(references)):
-        reference = references[proposal]
-        _fill_speeds(reference, velocity_fit, speeds)
-        _fill_curvatures(reference, speeds, curvatures)
+        _fill_speeds(references, proposal, velocity_fit, directions, speeds)
+        _fill_curvatures(references, proposal, speeds, curvatures)
         states[proposal, 0, :7] = ego_state
         states[proposal, 0, 7:] = 0.0
+        x, y, heading, speed, gained = ego_state[X], ego_state[Y], ego_state[HEADING], ego_state[VX], ego_state[AX]
+        steer, tangent, yaw_rate = 0.0, 0.0, 0.0
         for k in range(count):
-            now, then = states[proposal, k], states[proposal, k + 1]
-            speed, wanted = now[VX], speeds[min(k + _HORIZON, count - 1)]
+            wanted = speeds[min(k + _HORIZON, count - 1)]
             if wanted <= _STOPPING_SPEED and speed <= _STOPPING_SPEED:
                 acceleration, rate = -_STOPPING_GAIN * (speed - wanted), 0.0
             else:
                 acceleration = -_LONGITUDINAL_GAIN * (speed - wanted)
-                off_x, off_y, heading = now[X] - reference[k, 0], now[Y] - reference[k, 1], reference[k, 2]
-                lateral = -off_x * np.sin(heading) + off_y * np.cos(heading)
-                turned = wrapped(now[HEADING] - heading)
-                rate = _steer_rate(lateral, turned, now[STEER], speed, acceleration, curvatures, k)
-            acceleration = now[AX] + _ACCELERATION_SHARE * (acceleration - now[AX])
+                lateral = -(x - references[proposal, k, 0]) * directions[k, 1] + (y - references[proposal, k, 1]) * directions[k, 0]
+                turned = wrapped(heading - references[proposal, k, 2])
+                rate = _steer_rate(lateral, turned, steer, speed, acceleration, curvatures, k)
+            gained += _ACCELERATION_SHARE * (acceleration - gained)
             rate = _STEER_SHARE * INTERVAL * rate / INTERVAL
-            then[X] = now[X] + speed * np.cos(now[HEADING]) * INTERVAL
-            then[Y] = now[Y] + speed * np.sin(now[HEADING]) * INTERVAL
-            then[HEADING] = wrapped(now[HEADING] + speed * np.tan(now[STEER]) / WHEELBASE * INTERVAL)
-            then[VX], then[VY] = speed + acceleration * INTERVAL, 0.0
-            then[AX], then[AY] = acceleration, 0.0
-            then[STEER] = min(max(now[STEER] + rate * INTERVAL, -_MAXIMUM_STEER), _MAXIMUM_STEER)
-            then[STEER_RATE] = rate
-            then[YAW_RATE] = then[VX] * np.tan(then[STEER]) / WHEELBASE
-            then[YAW_ACCELERATION] = (then[YAW_RATE] - now[YAW_RATE]) / INTERVAL
+            x += speed * np.cos(heading) * INTERVAL
+            y += speed * np.sin(heading) * INTERVAL
+            heading = wrapped(heading + speed * tangent / WHEELBASE * INTERVAL)
+            speed += gained * INTERVAL
+            steer = min(max(steer + rate * INTERVAL, -_MAXIMUM_STEER), _MAXIMUM_STEER)
+            tangent = np.tan(steer)
+            former, yaw_rate = yaw_rate, speed * tangent / WHEELBASE
+            states[proposal, k + 1, X], states[proposal, k + 1, Y], states[proposal, k + 1, HEADING] = x, y, heading
+            states[proposal, k + 1, VX], states[proposal, k + 1, VY] = speed, 0.0
+            states[proposal, k + 1, AX], states[proposal, k + 1, AY] = gained, 0.0
+            states[proposal, k + 1, STEER], states[proposal, k + 1, STEER_RATE] = steer, rate
+            states[proposal, k + 1, YAW_RATE], states[proposal, k + 1, YAW_ACCELERATION] = yaw_rate, (yaw_rate - former) / INTERVAL
 
 
 def simulated(ego_state: Float[np.ndarray, "7"], references: Float[np.ndarray, "proposals 41 3"]) -> Float[np.ndarray, "proposals 41 11"]:

@@ -13,7 +13,7 @@ from numba import njit
 from irlvla.geometry import boxes_touch, fill_box, frozen, segment_touches_box
 from irlvla.score.road import OFF_ROAD, REAR_IN_INTERSECTION, SEVERAL_LANES
 from irlvla.types import PreparedScene
-from irlvla.vehicle import HEADING, INTERVAL, VX, VY, X, Y
+from irlvla.vehicle import HEADING, INTERVAL, LENGTH, VX, VY, WIDTH, X, Y
 
 _MOVING_TYPES = 3
 _STOPPED_SPEED = 0.05
@@ -53,23 +53,22 @@ def _at_fault(state, box, area, other, x, y, is_stopped):
 
 @no_type_check
 @njit(cache=True, nogil=True)
-def _no_collision(states, points, areas, types, first_speeds, boxes, radii, others, valid, immune):
+def _no_collision(proposal, states, points, areas, types, first_speeds, boxes, others, reach, near, count, immune):
     """1, or 0.5 after an at-fault contact with a static object, or 0 after one with a road user."""
     score = 1.0
     immune[:] = False
-    for step in range(len(states)):
-        box = points[step, :4]
-        center_x, center_y = points[step, 4]
-        for i in range(len(types)):
-            if not valid[step, i] or immune[i]:
-                continue
+    for step in range(states.shape[1]):
+        center_x, center_y = points[proposal, step, 4, 0], points[proposal, step, 4, 1]
+        for place in range(count[step]):
+            i = near[step, place]
             x, y = boxes[step, i, 0], boxes[step, i, 1]
-            if abs(x - center_x) > radii[step, i] or abs(y - center_y) > radii[step, i]:
+            if abs(x - center_x) > reach[step, i] or abs(y - center_y) > reach[step, i] or immune[i]:
                 continue
+            box = points[proposal, step, :4]
             if not boxes_touch(box, others[step, i]):
                 continue
             is_stopped = types[i] >= _MOVING_TYPES or first_speeds[i] <= _STOPPED_SPEED
-            if _at_fault(states[step], box, areas[step], others[step, i], x, y, is_stopped):
+            if _at_fault(states[proposal, step], box, areas[proposal, step], others[step, i], x, y, is_stopped):
                 score = min(score, 0.0 if types[i] < _MOVING_TYPES else 0.5)
             else:
                 immune[i] = True
@@ -80,31 +79,29 @@ def _no_collision(states, points, areas, types, first_speeds, boxes, radii, othe
 
 @no_type_check
 @njit(cache=True, nogil=True)
-def _time_to_collision(states, points, areas, boxes, radii, others, valid, immune):
+def _time_to_collision(proposal, states, points, areas, shifts, boxes, others, reach, near, count, immune):
     """0 if within 0.9 s of straight driving the ego meets an object that it should mind, else 1."""
     immune[:] = False
     moved = np.empty((4, 2))
-    for step in range(len(states) - _LOOKAHEAD + 1):
-        state, area = states[step], areas[step]
-        speed = np.hypot(state[VX], state[VY])
-        if speed < _TTC_STOPPED_SPEED:
+    for step in range(shifts.shape[1]):
+        if np.isnan(shifts[proposal, step, 0]):
             continue
-        cos, sin = np.cos(state[HEADING]), np.sin(state[HEADING])
         for ahead in range(0, _LOOKAHEAD, _LOOKAHEAD_STRIDE):
-            shift_x, shift_y = cos * speed * (ahead * INTERVAL), sin * speed * (ahead * INTERVAL)
-            center_x, center_y = points[step, 4, 0] + shift_x, points[step, 4, 1] + shift_y
+            shift_x, shift_y = shifts[proposal, step, 0] * (ahead * INTERVAL), shifts[proposal, step, 1] * (ahead * INTERVAL)
+            center_x, center_y = points[proposal, step, 4, 0] + shift_x, points[proposal, step, 4, 1] + shift_y
             then = step + ahead
-            for i in range(valid.shape[1]):
-                if not valid[then, i] or immune[i]:
-                    continue
+            for place in range(count[then]):
+                i = near[then, place]
                 x, y = boxes[then, i, 0], boxes[then, i, 1]
-                if abs(x - center_x) > radii[then, i] or abs(y - center_y) > radii[then, i]:
+                if abs(x - center_x) > reach[then, i] or abs(y - center_y) > reach[then, i] or immune[i]:
                     continue
                 for corner in range(4):
-                    moved[corner, 0], moved[corner, 1] = points[step, corner, 0] + shift_x, points[step, corner, 1] + shift_y
+                    moved[corner, 0] = points[proposal, step, corner, 0] + shift_x
+                    moved[corner, 1] = points[proposal, step, corner, 1] + shift_y
                 if not boxes_touch(moved, others[then, i]):
                     continue
-                bearing = _bearing(state, x, y)
+                bearing = _bearing(states[proposal, step], x, y)
+                area = areas[proposal, step]
                 unclear = area[SEVERAL_LANES] or area[OFF_ROAD] or area[REAR_IN_INTERSECTION]
                 if bearing < _AHEAD or (unclear and not bearing > _BEHIND):
                     return 0.0
@@ -114,23 +111,60 @@ def _time_to_collision(states, points, areas, boxes, radii, others, valid, immun
 
 @no_type_check
 @njit(cache=True, nogil=True)
+def _fill_windows(states, points, shifts, windows):
+    """Write the ego's velocity at each step (NaN where it stands), and per step the window of its centres.
+
+    The window holds the centres at the step and those that TTC moves to it from earlier steps.
+    """
+    windows[:, :2], windows[:, 2:] = np.inf, -np.inf
+    for proposal in range(len(states)):
+        for step in range(states.shape[1]):
+            x, y = points[proposal, step, 4, 0], points[proposal, step, 4, 1]
+            windows[step, 0], windows[step, 1] = min(windows[step, 0], x), min(windows[step, 1], y)
+            windows[step, 2], windows[step, 3] = max(windows[step, 2], x), max(windows[step, 3], y)
+            if step >= shifts.shape[1]:
+                continue
+            speed = np.hypot(states[proposal, step, VX], states[proposal, step, VY])
+            if speed < _TTC_STOPPED_SPEED:
+                shifts[proposal, step] = np.nan
+                continue
+            heading = states[proposal, step, HEADING]
+            shifts[proposal, step, 0], shifts[proposal, step, 1] = np.cos(heading) * speed, np.sin(heading) * speed
+            for ahead in range(_LOOKAHEAD_STRIDE, _LOOKAHEAD, _LOOKAHEAD_STRIDE):
+                then = step + ahead
+                to_x = x + shifts[proposal, step, 0] * (ahead * INTERVAL)
+                to_y = y + shifts[proposal, step, 1] * (ahead * INTERVAL)
+                windows[then, 0], windows[then, 1] = min(windows[then, 0], to_x), min(windows[then, 1], to_y)
+                windows[then, 2], windows[then, 3] = max(windows[then, 2], to_x), max(windows[then, 3], to_y)
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
 def _fill_scores(states, points, areas, types, first_speeds, boxes, valid, scores):
     """Write NC and TTC (2, proposals)."""
-    steps, count = valid.shape
-    others, radii = np.empty((steps, count, 4, 2)), np.empty((steps, count))
-    ego_x, ego_y = points[0, 0, 0, 0] - points[0, 0, 2, 0], points[0, 0, 0, 1] - points[0, 0, 2, 1]
-    ego_radius = 0.5 * np.hypot(ego_x, ego_y)
+    steps, objects = valid.shape
+    shifts, windows = np.empty((len(states), steps - _LOOKAHEAD + 1, 2)), np.empty((steps, 4))
+    _fill_windows(states, points, shifts, windows)
+    others, reach = np.empty((steps, objects, 4, 2)), np.empty((steps, objects))
+    near, count = np.empty((steps, objects), dtype=np.int64), np.zeros(steps, dtype=np.int64)
+    ego_radius = 0.5 * np.hypot(LENGTH, WIDTH)
     for step in range(steps):
-        for i in range(count):
-            if valid[step, i]:
-                x, y, heading, length, width = boxes[step, i]
-                fill_box(x, y, heading, length, width, others[step, i])
-                radii[step, i] = ego_radius + 0.5 * np.hypot(length, width) + 1e-3
-    immune = np.empty(count, dtype=np.bool_)
+        for i in range(objects):
+            if not valid[step, i]:
+                continue
+            x, y, length, width = boxes[step, i, 0], boxes[step, i, 1], boxes[step, i, 3], boxes[step, i, 4]
+            reach[step, i] = ego_radius + 0.5 * np.hypot(length, width) + 1e-3
+            if x + reach[step, i] < windows[step, 0] or x - reach[step, i] > windows[step, 2]:
+                continue
+            if y + reach[step, i] < windows[step, 1] or y - reach[step, i] > windows[step, 3]:
+                continue
+            fill_box(x, y, boxes[step, i, 2], length, width, others[step, i])
+            near[step, count[step]] = i
+            count[step] += 1
+    immune = np.empty(objects, dtype=np.bool_)
     for proposal in range(len(states)):
-        state, point, area = states[proposal], points[proposal], areas[proposal]
-        scores[0, proposal] = _no_collision(state, point, area, types, first_speeds, boxes, radii, others, valid, immune)
-        scores[1, proposal] = _time_to_collision(state, point, area, boxes, radii, others, valid, immune)
+        scores[0, proposal] = _no_collision(proposal, states, points, areas, types, first_speeds, boxes, others, reach, near, count, immune)
+        scores[1, proposal] = _time_to_collision(proposal, states, points, areas, shifts, boxes, others, reach, near, count, immune)
 
 
 def collision_scores(

@@ -4,7 +4,7 @@ Source: autonomousvision/navsim at 0a380a9, navsim/evaluate/pdm_score.py and
 navsim/planning/simulation/planner/pdm_planner/scoring; docs/epdms.md says what each number means.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,8 @@ PROGRESS_THRESHOLD = 5.0
 """Below this best progress (m) every proposal has made full progress: EP = 1."""
 MAXIMUM_INTERVAL = 0.55
 """EC compares two plans only if they are less than this apart, s."""
+PROPOSALS_AT_ONCE = 256
+"""So many proposals pass through all kernels before the next ones do: what lies between the kernels stays in the cache."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,8 +113,17 @@ def sub_scores(
         ValueError: If `poses` or `prev_poses` have a wrong shape, are not finite or differ in number.
     """
     poses = Trajectories(poses=np.asarray(poses, dtype=np.float64)).poses
-    states = simulated(scene.ego_state, reference_poses(scene.ego_state, scene.time_us, poses))
-    raw = raw_scores(scene, states, with_history=True)
+    if prev_poses is not None and len(prev_poses) != len(poses):
+        raise ValueError(f"scene {scene.token}: {len(poses)} proposals but {len(prev_poses)} previous ones")
+    if prev_poses is not None:
+        prev_poses = Trajectories(poses=np.asarray(prev_poses, dtype=np.float64)).poses
+    interval = 1e-6 * (scene.time_us - scene.previous_time_us)
+    if scene.previous_time_us < 0 or not 0.0 < interval < MAXIMUM_INTERVAL:
+        prev_poses = None
+    firsts = range(0, max(len(poses), 1), PROPOSALS_AT_ONCE)
+    parts = [slice(first, first + PROPOSALS_AT_ONCE) for first in firsts]
+    pairs = [_scored(scene, poses[part], None if prev_poses is None else prev_poses[part], interval) for part in parts]
+    raw, ec = pairs[0] if len(pairs) == 1 else _joined(pairs)
     best = np.maximum(raw.progress * multiplier(raw), scene.reference_progress * scene.reference_multiplier)
     counts = best > PROGRESS_THRESHOLD
     ep = np.where(counts, np.clip(raw.progress / np.where(counts, best, 1.0), 0.0, 1.0), 1.0)
@@ -121,16 +132,25 @@ def sub_scores(
         values = {
             name: np.ones_like(value) if zero else value for (name, value), zero in zip(values.items(), scene.human_zero, strict=True)
         }
-    ec, defined = np.zeros(len(poses)), np.zeros(len(poses))
-    interval = 1e-6 * (scene.time_us - scene.previous_time_us)
-    if prev_poses is not None and len(prev_poses) != len(poses):
-        raise ValueError(f"scene {scene.token}: {len(poses)} proposals but {len(prev_poses)} previous ones")
-    if prev_poses is not None and scene.previous_time_us >= 0 and 0.0 < interval < MAXIMUM_INTERVAL:
-        prev_poses = Trajectories(poses=np.asarray(prev_poses, dtype=np.float64)).poses
-        previous = reference_poses(scene.previous_state, scene.previous_time_us, prev_poses)
-        ec = extended_comfort(states, simulated(scene.previous_state, previous), interval)
-        defined = np.ones(len(poses))
-    return SubScores(**values, ec=ec, ec_defined=defined)
+    return SubScores(**values, ec=ec, ec_defined=np.full(len(poses), 0.0 if prev_poses is None else 1.0))
+
+
+def _scored(
+    scene: PreparedScene, poses: np.ndarray, prev_poses: np.ndarray | None, interval: float
+) -> tuple[RawScores, Float[np.ndarray, "proposals"]]:
+    """Raw scores and EC (0 without previous plans) of some proposals."""
+    states = simulated(scene.ego_state, reference_poses(scene.ego_state, scene.time_us, poses))
+    raw = raw_scores(scene, states, with_history=True)
+    if prev_poses is None:
+        return raw, np.zeros(len(poses))
+    previous = reference_poses(scene.previous_state, scene.previous_time_us, prev_poses)
+    return raw, extended_comfort(states, simulated(scene.previous_state, previous), interval)
+
+
+def _joined(pairs: list[tuple[RawScores, np.ndarray]]) -> tuple[RawScores, np.ndarray]:
+    names = [field.name for field in fields(RawScores)]
+    raw = {name: np.concatenate([getattr(raw, name) for raw, _ in pairs]) for name in names}
+    return RawScores(**raw), np.concatenate([ec for _, ec in pairs])
 
 
 def epdms(scores: SubScores) -> Any:

@@ -15,18 +15,18 @@ from irlvla.types import STEPS
 
 @no_type_check
 @njit(cache=True, nogil=True)
-def _fill_sampled(time_us, knot_times, knots, reference):
-    """Write 41 poses, linear between knots, at float seconds cut to whole microseconds."""
+def _fill_sampled(time_us, knot_times, knots, proposal, references):
+    """Write the 41 poses of one reference, linear between knots, at float seconds cut to whole microseconds."""
     start, low = time_us * 1e-6, 0
-    for step in range(len(reference)):
+    for step in range(references.shape[1]):
         time = min(max(int((step * 0.1 + start) * 1e6), knot_times[0]), knot_times[-1])
         while low < len(knot_times) - 2 and time > knot_times[low + 1]:
             low += 1
         share = (time - knot_times[low]) / (knot_times[low + 1] - knot_times[low])
         for column in range(2):
-            reference[step, column] = knots[low, column] + share * (knots[low + 1, column] - knots[low, column])
+            references[proposal, step, column] = knots[low, column] + share * (knots[low + 1, column] - knots[low, column])
         turn = wrapped(knots[low + 1, 2] - knots[low, 2])
-        reference[step, 2] = wrapped(knots[low, 2] + share * turn)
+        references[proposal, step, 2] = wrapped(knots[low, 2] + share * turn)
 
 
 @no_type_check
@@ -44,11 +44,11 @@ def _fill_references(time_us, ego_state, poses, references):
     knots[0, 0], knots[0, 1], knots[0, 2] = x, y, heading
     for proposal in range(len(poses)):
         for k in range(count):
-            pose = poses[proposal, k]
-            knots[k + 1, 0] = x + cos * pose[0] - sin * pose[1]
-            knots[k + 1, 1] = y + sin * pose[0] + cos * pose[1]
-            knots[k + 1, 2] = wrapped(heading + pose[2])
-        _fill_sampled(time_us, times, knots, references[proposal])
+            ahead, aside = poses[proposal, k, 0], poses[proposal, k, 1]
+            knots[k + 1, 0] = x + cos * ahead - sin * aside
+            knots[k + 1, 1] = y + sin * ahead + cos * aside
+            knots[k + 1, 2] = wrapped(heading + poses[proposal, k, 2])
+        _fill_sampled(time_us, times, knots, proposal, references)
 
 
 def reference_poses(
@@ -69,6 +69,6 @@ def reference_poses(
 def sampled_reference(time_us: int, poses: Float[np.ndarray, "51 3"]) -> Float[np.ndarray, "41 3"]:
     """The 41 poses of PDM-Closed's global plan (51 at 10 Hz from t0) at the devkit's sample times."""
     times = int(time_us) + 100_000 * np.arange(len(poses))
-    reference = np.empty((STEPS, 3))
-    _fill_sampled(int(time_us), times, np.array(poses, dtype=np.float64), reference)
-    return reference
+    references = np.empty((1, STEPS, 3))
+    _fill_sampled(int(time_us), times, np.array(poses, dtype=np.float64), 0, references)
+    return references[0]
