@@ -8,6 +8,9 @@ from typing import Any, no_type_check
 import numpy as np
 from numba import njit
 
+_NO_SIDE = 1e-6
+"""A box's side shorter than this has no direction, m: far from the origin its corners are rounded to 1e-9 m."""
+
 
 def frozen(values: Any, dtype: type) -> np.ndarray:
     """A read-only contiguous view (or copy) of `values`.
@@ -27,6 +30,16 @@ def wrapped(angle):
     if -np.pi <= angle <= np.pi:
         return angle
     return np.arctan2(np.sin(angle), np.cos(angle))
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
+def principal(angle):
+    """The angle brought to [-pi, pi) by a modulo, with its rounding; nuPlan does so where it interpolates and moves."""
+    turned = angle + np.pi
+    if not 0.0 <= turned < 2.0 * np.pi:
+        turned %= 2.0 * np.pi
+    return turned - np.pi
 
 
 @no_type_check
@@ -65,11 +78,21 @@ def _separated(first, second, axis_x, axis_y):
 
 @no_type_check
 @njit(cache=True, nogil=True)
+def _axis(box, side):
+    """Along the box (side 0) or across it (side 1); of a box without length or width the other side tells."""
+    x, y = box[side + 1, 0] - box[side, 0], box[side + 1, 1] - box[side, 1]
+    if x * x + y * y < _NO_SIDE * _NO_SIDE:
+        x, y = box[1 - side, 1] - box[2 - side, 1], box[2 - side, 0] - box[1 - side, 0]
+    return x, y
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
 def boxes_touch(first, second):
-    """Whether two boxes share a point; touching counts."""
+    """Whether two boxes share a point; touching counts. Boxes may be lines or points."""
     for box in (first, second):
         for side in range(2):
-            axis_x, axis_y = box[side + 1, 0] - box[side, 0], box[side + 1, 1] - box[side, 1]
+            axis_x, axis_y = _axis(box, side)
             if _separated(first, second, axis_x, axis_y):
                 return False
     return True
@@ -80,7 +103,7 @@ def boxes_touch(first, second):
 def segment_touches_box(ends, box):
     """Whether the segment `ends` (2, 2) shares a point with a box; touching counts."""
     for side in range(2):
-        axis_x, axis_y = box[side + 1, 0] - box[side, 0], box[side + 1, 1] - box[side, 1]
+        axis_x, axis_y = _axis(box, side)
         if _separated(ends, box, axis_x, axis_y):
             return False
     return not _separated(ends, box, ends[0, 1] - ends[1, 1], ends[1, 0] - ends[0, 0])

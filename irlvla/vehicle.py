@@ -11,7 +11,7 @@ import numpy as np
 from jaxtyping import Float
 from numba import njit
 
-from irlvla.geometry import frozen, wrapped
+from irlvla.geometry import frozen, principal, wrapped
 from irlvla.types import STEPS
 
 LENGTH, WIDTH, HEIGHT = 5.176, 2.297, 1.777
@@ -144,7 +144,7 @@ def _simulate(ego_state, references, velocity_fit, states):
             rate = _STEER_SHARE * INTERVAL * rate / INTERVAL
             x += speed * np.cos(heading) * INTERVAL
             y += speed * np.sin(heading) * INTERVAL
-            heading = wrapped(heading + speed * tangent / WHEELBASE * INTERVAL)
+            heading = principal(heading + speed * tangent / WHEELBASE * INTERVAL)
             speed += gained * INTERVAL
             steer = min(max(steer + rate * INTERVAL, -_MAXIMUM_STEER), _MAXIMUM_STEER)
             tangent = np.tan(steer)

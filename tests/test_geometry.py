@@ -3,7 +3,17 @@ import pytest
 import shapely
 from shapely.geometry import LineString, Point, Polygon
 
-from irlvla.geometry import arc_length, box_touches_polygon, boxes_touch, fill_box, frozen, in_polygon, segment_touches_box, wrapped
+from irlvla.geometry import (
+    arc_length,
+    box_touches_polygon,
+    boxes_touch,
+    fill_box,
+    frozen,
+    in_polygon,
+    principal,
+    segment_touches_box,
+    wrapped,
+)
 
 SQUARE = np.array([[0.0, 0.0], [4.0, 0.0], [4.0, 4.0], [0.0, 4.0]])
 HOLE = np.array([[1.0, 1.0], [3.0, 1.0], [3.0, 3.0], [1.0, 3.0]])
@@ -71,3 +81,21 @@ def test_arc_length_is_shapelys_projection_clamped_to_the_ends():
 def test_a_frozen_view_is_read_only_and_leaves_its_source_writable():
     source = np.zeros(3)
     assert not frozen(source, np.float64).flags.writeable and source.flags.writeable
+
+
+def test_boxes_without_length_or_width_touch_what_they_lie_on():
+    wide, lengthless, point = np.empty((4, 2)), np.empty((4, 2)), np.empty((4, 2))
+    fill_box(664000.0, 3996000.0, 0.3, 4.0, 2.0, wide)
+    for along, touches in ((1.9, True), (2.1, False), (-2.1, False)):
+        x, y = 664000.0 + along * np.cos(0.3), 3996000.0 + along * np.sin(0.3)
+        fill_box(x, y, 0.3, 0.0, 1.0, lengthless)
+        fill_box(x, y, 0.3, 0.0, 0.0, point)
+        assert boxes_touch(wide, lengthless) == boxes_touch(lengthless, wide) == boxes_touch(wide, point) == touches
+    fill_box(664003.0, 3996000.0, 0.3, 0.0, 6.0, lengthless)
+    assert not boxes_touch(wide, lengthless)
+
+
+def test_principal_angles_begin_at_minus_pi():
+    assert principal(np.pi) == -np.pi == principal(-np.pi)
+    assert principal(0.5) == pytest.approx(0.5, abs=1e-15)
+    assert principal(7.0) == pytest.approx(7.0 - 2 * np.pi, abs=1e-14)

@@ -117,7 +117,7 @@ def sub_scores(
         raise ValueError(f"scene {scene.token}: {len(poses)} proposals but {len(prev_poses)} previous ones")
     if prev_poses is not None:
         prev_poses = Trajectories(poses=np.asarray(prev_poses, dtype=np.float64)).poses
-    interval = 1e-6 * (scene.time_us - scene.previous_time_us)
+    interval = scene.time_us * 1e-6 - scene.previous_time_us * 1e-6
     if scene.previous_time_us < 0 or not 0.0 < interval < MAXIMUM_INTERVAL:
         prev_poses = None
     firsts = range(0, max(len(poses), 1), PROPOSALS_AT_ONCE)

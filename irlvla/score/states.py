@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import Float
 from numba import njit
 
-from irlvla.geometry import frozen, wrapped
+from irlvla.geometry import frozen, principal
 from irlvla.types import STEPS
 
 
@@ -25,14 +25,21 @@ def _fill_sampled(time_us, knot_times, knots, proposal, references):
         share = (time - knot_times[low]) / (knot_times[low + 1] - knot_times[low])
         for column in range(2):
             references[proposal, step, column] = knots[low, column] + share * (knots[low + 1, column] - knots[low, column])
-        turn = wrapped(knots[low + 1, 2] - knots[low, 2])
-        references[proposal, step, 2] = wrapped(knots[low, 2] + share * turn)
+        turn = knots[low + 1, 2] - knots[low, 2]
+        if abs(turn) >= np.pi:
+            half = principal(turn)
+            turn = np.pi if half == -np.pi and turn > 0.0 else half
+        references[proposal, step, 2] = principal(knots[low, 2] + share * turn)
 
 
 @no_type_check
 @njit(cache=True, nogil=True)
 def _fill_references(time_us, ego_state, poses, references):
-    """Write the global references (proposals, 41, 3) of poses in the ego frame (proposals, 8 or 40, 3)."""
+    """Write the global references (proposals, 41, 3) of poses in the ego frame (proposals, 8 or 40, 3).
+
+    The order of operations is that of a product of matrices: of a plan that hardly moves, the curvature is nothing but rounding,
+    and the simulated car follows it.
+    """
     count = poses.shape[1]
     interval = 4.0 / count
     times, knots = np.empty(count + 1, dtype=np.int64), np.empty((count + 1, 3))
@@ -45,9 +52,10 @@ def _fill_references(time_us, ego_state, poses, references):
     for proposal in range(len(poses)):
         for k in range(count):
             ahead, aside = poses[proposal, k, 0], poses[proposal, k, 1]
-            knots[k + 1, 0] = x + cos * ahead - sin * aside
-            knots[k + 1, 1] = y + sin * ahead + cos * aside
-            knots[k + 1, 2] = wrapped(heading + poses[proposal, k, 2])
+            turn_cos, turn_sin = np.cos(poses[proposal, k, 2]), np.sin(poses[proposal, k, 2])
+            knots[k + 1, 0] = x + (cos * ahead - sin * aside)
+            knots[k + 1, 1] = y + (sin * ahead + cos * aside)
+            knots[k + 1, 2] = np.arctan2(sin * turn_cos + cos * turn_sin, cos * turn_cos - sin * turn_sin)
         _fill_sampled(time_us, times, knots, proposal, references)
 
 

@@ -8,7 +8,7 @@ import torch
 from hypothesis import given, settings, strategies
 
 import irlvla
-from irlvla.score.epdms import RawScores, batch_scores, epdms, human_zeros, raw_scores, reference_progress, sub_scores
+from irlvla.score.epdms import PROPOSALS_AT_ONCE, RawScores, batch_scores, epdms, human_zeros, raw_scores, reference_progress, sub_scores
 from irlvla.score.states import reference_poses
 from irlvla.types import SUB_SCORE_NAMES, SubScores
 from irlvla.vehicle import simulated
@@ -179,3 +179,24 @@ def test_a_car_that_backs_up_makes_no_progress_and_hits_what_is_behind_at_its_ow
     scene = prepared_by_hand(speed=-4.0, objects=[moving("vehicle", -12.0, 0.0)], reference=20.0)
     scores = sub_scores(scene, backwards)
     assert scores.ep[0] == 0.0 and scores.nc[0] == 0.0
+
+
+def test_a_large_batch_is_scored_as_its_pieces_are():
+    scene, plans = random_scene(3)
+    plans = np.resize(plans, (2 * PROPOSALS_AT_ONCE + 7, 8, 3)) * np.linspace(0.2, 1.5, 2 * PROPOSALS_AT_ONCE + 7)[:, None, None]
+    whole = sub_scores(scene, plans, plans[::-1])
+    for part in (slice(0, 1), slice(PROPOSALS_AT_ONCE - 1, PROPOSALS_AT_ONCE + 2), slice(-3, None)):
+        piece = sub_scores(scene, plans[part], plans[::-1][part])
+        for field in dataclasses.fields(SubScores):
+            assert np.array_equal(getattr(whole, field.name)[part], getattr(piece, field.name)), field.name
+    assert len(sub_scores(scene, plans[:0]).nc) == 0
+
+
+def test_the_frames_distance_is_a_difference_of_float_seconds():
+    now = 1_600_000_000_000_000
+    plan = straight_plan()
+    for stamp, defined in ((now, 0.0), (now + 1, 1.0)):
+        gap = stamp * 1e-6 - (stamp - 550_000) * 1e-6
+        assert (gap < 0.55) == bool(defined)
+        scene = dataclasses.replace(prepared_by_hand(), time_us=stamp, previous_time_us=stamp - 550_000)
+        assert sub_scores(scene, plan, plan).ec_defined[0] == defined
