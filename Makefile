@@ -30,6 +30,7 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/scorer.py
+	$(BIN)/python benchmarks/preparation.py
 	$(BIN)/python benchmarks/camera.py
 
 parity: setup

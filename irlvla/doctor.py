@@ -1,15 +1,14 @@
 """Is this machine fit, and is the data of some splits all there: one list of findings, printed or as JSON."""
 
-import importlib.metadata
 import json
-import platform
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
 from irlvla.inventory import Look, inventory
-from irlvla.machine import Finding, cores, machine_findings
+from irlvla.machine import Finding, machine_findings
+from irlvla.origin import commit, machine, package_version, versions
 
 
 def examination(look: Look, run: Path) -> list[Finding]:
@@ -43,11 +42,7 @@ def printed(found: Sequence[Finding], most: int | None = None) -> str:
 
 def write_findings(path: Path, found: Sequence[Finding]) -> None:
     """Write the findings as JSON, with everything that is missing."""
-    try:
-        version = importlib.metadata.version("irlvla")
-    except importlib.metadata.PackageNotFoundError:
-        version = "not installed"
-    machine = {"platform": platform.platform(), "python": platform.python_version(), "cores": cores(), "irlvla": version}
-    values = {"fit": all(one.level != "BAD" for one in found), "machine": machine, "findings": [asdict(one) for one in found]}
+    about = {"irlvla": package_version(), "commit": commit(), "machine": machine() | versions()}
+    values = {"fit": all(one.level != "BAD" for one in found), **about, "findings": [asdict(one) for one in found]}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values, indent=1) + "\n")

@@ -1,0 +1,55 @@
+"""The benchmarks run: small numbers of everything, times not looked at."""
+
+import csv
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+GOLDEN = ROOT / "tests" / "golden"
+
+
+def run(script, *arguments):
+    command = [sys.executable, str(ROOT / "benchmarks" / f"{script}.py"), *map(str, arguments)]
+    answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False, env={"PYTHONPATH": str(ROOT)})
+    assert answer.returncode == 0, answer.stderr[-2000:]
+    return answer.stdout
+
+
+def rows(path):
+    values = json.loads(path.read_text())
+    assert {"commit", "machine", "threads", "command"} <= set(values)
+    return {row["what"]: row["value"] for row in values["rows"]}
+
+
+def test_preparation_is_measured_by_part_in_both_maps(tmp_path):
+    printed = run("preparation", "--repeats", 1, "--lanes", 40, "--profile", "--out", tmp_path / "out.json")
+    found = rows(tmp_path / "out.json")
+    assert found["prepare a scene, mean of 1, own map"] > 0 and found["prepare a scene, mean of 1, enlarged map"] > 0
+    assert "  objects, enlarged map" in found and "tottime" in printed
+
+
+@pytest.mark.parametrize("kind", [[], ["--processes", "--dtype", "uint8"]])
+def test_labels_are_written_for_every_scene_and_trajectory(tmp_path, kind):
+    run("labelling", "--scenes", 3, "--trajectories", 10, "--batch", 4, "--out", tmp_path / "out.json", *kind)
+    labels = np.load(tmp_path / "labelling" / "labels.npy")
+    assert labels.shape == (3, 10, 8) and (labels.astype(float).max(axis=(1, 2)) == (200 if kind else 1)).all()
+    assert rows(tmp_path / "out.json")["rate"] > 0
+
+
+def test_splits_of_two_sizes_are_scored_and_watched(tmp_path):
+    world = tmp_path / "world"
+    (world / "splits").mkdir(parents=True)
+    for name in ("openscene", "maps"):
+        (world / name).symlink_to(GOLDEN / name)
+    with (GOLDEN / "scenes.csv").open() as file:
+        tokens = [line["token"] for line in csv.DictReader(file)]
+    (world / "splits" / "test.yaml").write_text(json.dumps({"tokens": tokens}))
+    (world / "world.json").write_text("{}")
+    run("split", "--world", world, "--scenes", 2, 4, "--out", tmp_path / "out.json")
+    found = rows(tmp_path / "out.json")
+    assert found["score 4 scenes from raw logs"] > 0 and found["  memory, shared pages counted once"] > 10
