@@ -14,6 +14,7 @@ from rich.progress import track
 
 from irlvla.data import maps as map_files
 from irlvla.data import navsim
+from irlvla.data.frames import Frame, frame
 from irlvla.machine import Finding
 from irlvla.types import HISTORY
 
@@ -192,41 +193,41 @@ def _map_reading(maps: Path, city: str) -> Reading:
 
 
 def _log_reading(look: Look, path: Path) -> Reading:
+    """All that a log gives, read as the reader does it: one frame that it refuses makes the log unreadable."""
     try:
-        frames = navsim.log_frames(path)
-        chosen = chosen_scenes(look.splits, look.logs)
-        shares = [_share(look, path, frames, one) for one in chosen if not isinstance(one, str)]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        return Reading(name=path.stem, complaint=f"{path}: {error}" if str(path) not in str(error) else str(error))
-    return Reading(name=path.stem, shares=tuple(shares))
+        values = navsim.log_frames(path)
+        chosen = [one for one in chosen_scenes(look.splits, look.logs) if not isinstance(one, str)]
+        known: dict[int, Frame] = {}
+        return Reading(name=path.stem, shares=tuple(_share(look, path, values, known, one) for one in chosen))
+    except ValueError as error:
+        return Reading(name=path.stem, complaint=str(error))
 
 
-def _share(look: Look, path: Path, frames: list, chosen: navsim.SceneFilter) -> Share:
+def _share(look: Look, path: Path, values: list, known: dict[int, Frame], chosen: navsim.SceneFilter) -> Share:
     if chosen.log_names is not None and path.stem not in chosen.log_names:
         return Share()
-    tokens = [str(frame["token"]) for frame in frames]
-    places = navsim.windows(frames, chosen)
-    scenes = tuple(tokens[place] for place in places)
+    tokens = [str(frame["token"]) for frame in values]
+    places = navsim.windows(values, chosen)
+    blobs = Path(look.logs) / "sensor_blobs" / path.parent.name
+    for place in sorted({place + step for place in places for step in range(1 - HISTORY, chosen.num_future_frames + 1)} - set(known)):
+        try:
+            known[place] = frame(values[place], blobs)
+        except ValueError as error:
+            raise ValueError(f"log {path}: frame {place} ({tokens[place]}) cannot be read: {error}") from error
     named, unnamed = set(), 0
     for place in sorted({place - back for place in places for back in range(look.picture_frames)}):
-        cameras = {str(name).upper(): values for name, values in (frames[place].get("cams") or {}).items()}
-        for camera in look.cameras:
-            if cameras.get(camera) and cameras[camera].get("data_path"):
-                named.add(Path(look.logs) / "sensor_blobs" / path.parent.name / cameras[camera]["data_path"])
-            else:
-                unnamed += 1
-    cities = [str(frames[place]["map_location"]) for place in places]
-    cities = [map_files.ALIASES.get(city, city) for city in cities]
-    routes = [frames[place]["roadblock_ids"] for place in places]
-    blocks = {(city, str(block)) for city, route in zip(cities, routes) if route is not None for block in route}
+        pictures = {camera.name: camera.path for camera in known[place].cameras}
+        named |= {pictures[camera] for camera in look.cameras if camera in pictures}
+        unnamed += len(set(look.cameras) - set(pictures))
+    scenes = tuple(tokens[place] for place in places)
     return Share(
         scenes=scenes,
         unusable=tuple(sorted((set(chosen.tokens or ()) & set(tokens)) - set(scenes))),
-        routes=frozenset(blocks),
-        cities=frozenset(cities),
+        routes=frozenset((known[place].map_name, block) for place in places for block in known[place].roadblock_ids),
+        cities=frozenset(known[place].map_name for place in places),
         pictures=len(named) + unnamed,
         unnamed=unnamed,
-        absent=tuple(str(picture) for picture in sorted(named) if not _is_there(picture)),
+        absent=tuple(sorted(picture for picture in named if not _is_there(Path(picture)))),
     )
 
 

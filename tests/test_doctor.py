@@ -15,6 +15,12 @@ from tests.score import slow_twin
 
 FRAMES = 16
 CAMERAS = ("CAM_F0", "CAM_L0")
+CAMERA = {
+    "cam_intrinsic": np.eye(3),
+    "distortion": np.zeros(5),
+    "sensor2lidar_rotation": np.eye(3),
+    "sensor2lidar_translation": np.zeros(3),
+}
 LOGS = {"a": "trainval", "b": "trainval", "c": "test"}
 
 
@@ -26,7 +32,7 @@ def write(root, name, split, cameras=CAMERAS, **changes):
     """A log of 16 frames with pictures of frames 2 .. 5; its scenes are the frames 3, 4 and 5."""
     frames = []
     for place in range(FRAMES):
-        cams = {camera: {"data_path": f"{name}/{camera}/{token(name, place)}.jpg"} for camera in cameras}
+        cams = {camera: CAMERA | {"data_path": f"{name}/{camera}/{token(name, place)}.jpg"} for camera in cameras}
         frames.append(tiny.frame(place, log=name, token=token(name, place), cams=cams, **changes))
         for camera in cameras if 2 <= place <= 5 else ():
             picture = root / "openscene" / "sensor_blobs" / split / cams[camera]["data_path"]
@@ -114,6 +120,12 @@ def test_an_unreadable_log_is_named_with_its_reason(data):
     (data / "openscene/navsim_logs/trainval/a.pkl").write_bytes(b"no pickle")
     missing = bad(found(data, *splits_of(data)))
     assert set(missing) == {"split train: opened logs", "split train: scenes"} and "a.pkl" in missing["split train: opened logs"][0]
+
+
+def test_a_log_with_a_frame_that_the_reader_refuses_is_named(data):
+    write(data, "b", "trainval", driving_command=np.array([0, 2, 0, 0]))
+    missing = bad(found(data, *splits_of(data)))["split train: opened logs"]
+    assert len(missing) == 1 and "b.pkl: frame 2 " in missing[0] and "driving_command" in missing[0]
 
 
 def test_an_empty_log_is_seen_without_opening_it(data):
