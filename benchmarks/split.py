@@ -101,7 +101,7 @@ def main() -> None:
         kinds = [("raw logs", roots)]
         if can_store:
             kinds += [("logs while the store is made", [*roots, "--store", str(folder / "store")])]
-            kinds += [("the store", [*roots, "--store", str(folder / "store")])]
+            kinds += [("the store", ["--store", str(folder / "store")])]
         for number, (source, arguments) in enumerate(kinds):
             table = folder / f"{number}" / "scores.csv"
             wall, resident, shared, _ = watched([*score, *arguments, "--out", str(table)])
