@@ -156,8 +156,9 @@ def objects(scene: Scene) -> Traffic:
     """The annotated objects at 10 Hz: linear between observations, present from the first to the last of them.
 
     An object seen in only one frame of 0 .. 4 s stays at that one place for all steps, as the devkit has it. Type and size are
-    those of the first observation. Frames count as 0.5 s apart, whatever their stamps say. If a token stands twice in its first
-    frame, the devkit's interpolation gives no number at that step: the object is absent there and counts as moving.
+    those of the first observation; of two of one token in a frame, the one of the lower type is the first. Frames count as 0.5 s
+    apart, whatever their stamps say. If a token stands twice in its first frame, the devkit's interpolation gives no number at that
+    step: the object is absent there and counts as moving. So does one whose first or second velocity is unknown.
     """
     frames = scene.objects[NOW : NOW + FRAMES]
     numbers: dict[str, int] = {}
@@ -165,44 +166,61 @@ def objects(scene: Scene) -> Traffic:
     frame_of = np.repeat(np.arange(FRAMES), [len(frame.types) for frame in frames])
     boxes, velocities = _global(scene, frames, frame_of)
     count = len(numbers)
-    owner = np.array(rows, dtype=np.int64)
-    order = np.lexsort((frame_of, owner))
-    owner, frame_of, boxes, velocities = owner[order], frame_of[order], boxes[order], velocities[order]
-    kinds = np.concatenate([frame.types for frame in frames])[order] if count else np.zeros(0, np.int64)
+    owner, kinds = np.array(rows, dtype=np.int64), np.concatenate([frame.types for frame in frames])
+    by_type = np.lexsort((kinds, frame_of))
+    present = by_type[frame_of[by_type] == 0]
+    now = {"types_now": kinds[present], "boxes_now": boxes[present], "velocities_now": velocities[present]}
+    order = np.lexsort((kinds, frame_of, owner))
+    owner, frame_of, boxes, velocities, kinds = owner[order], frame_of[order], boxes[order], velocities[order], kinds[order]
     starts = np.searchsorted(owner, np.arange(count + 1))
     tracks, valid = np.zeros((STEPS, count, 5)), np.zeros((STEPS, count), bool)
     _fill_tracks(starts, frame_of, boxes, tracks, valid)
-    first_speed = np.hypot(*velocities[starts[:-1]].T) if count else np.zeros(0)
-    first_frame = frame_of[starts[:-1]]
-    first_speed[~valid[STEPS_A_FRAME * first_frame, np.arange(count)]] = np.inf
-    present = frame_of == 0
+    first, second = starts[:-1], np.minimum(starts[:-1] + 1, starts[1:] - 1)
+    first_speed = np.hypot(*velocities[first].T) if count else np.zeros(0)
+    first_speed[~valid[STEPS_A_FRAME * frame_of[first], np.arange(count)] | np.isnan(velocities[first] + velocities[second]).any(1)] = np.inf
     return Traffic(
-        types=kinds[starts[:-1]],
+        types=kinds[first],
         first_speed=first_speed,
         boxes=tracks,
         valid=valid,
-        types_now=kinds[present],
-        boxes_now=boxes[present],
-        velocities_now=velocities[present],
+        **now,
     )
 
 
 def _global(scene: Scene, frames: tuple, frame_of: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Global boxes (n, 5: x, y, heading, length, width) and velocities (n, 2) of all observations."""
+    """Global boxes (n, 5: x, y, heading, length, width) and velocities (n, 2) of all observations.
+
+    The order of operations is the devkit's, the heading wrapped twice: it decides which way a box turns that flips by half a turn.
+    """
     local = np.concatenate([frame.boxes for frame in frames])
     speeds = np.concatenate([frame.velocities for frame in frames])
     x, y, heading = scene.ego_poses[NOW : NOW + FRAMES][frame_of].T
     cos, sin = np.cos(heading), np.sin(heading)
     boxes = np.column_stack(
         [
-            x + cos * local[:, 0] - sin * local[:, 1],
-            y + sin * local[:, 0] + cos * local[:, 1],
-            heading + local[:, 6],
+            (cos * local[:, 0] - sin * local[:, 1]) + x,
+            (sin * local[:, 0] + cos * local[:, 1]) + y,
+            _wrapped(_wrapped(local[:, 6] + heading)),
             local[:, 3],
             local[:, 4],
         ]
     )
     return boxes, np.column_stack([cos * speeds[:, 0] - sin * speeds[:, 1], sin * speeds[:, 0] + cos * speeds[:, 1]])
+
+
+def _wrapped(angles: np.ndarray) -> np.ndarray:
+    return np.arctan2(np.sin(angles), np.cos(angles))
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
+def _turn(before, after):
+    """The short way from one heading to another; of half a turn the sign counts, as in np.unwrap."""
+    turn = after - before
+    if abs(turn) < np.pi:
+        return turn
+    short = (turn + np.pi) % (2.0 * np.pi) - np.pi
+    return np.pi if short == -np.pi and turn > 0.0 else short
 
 
 @no_type_check
@@ -217,20 +235,19 @@ def _fill_tracks(starts, frame_of, boxes, tracks, valid):
                 valid[step, i] = True
             continue
         k, heading = first + 1, boxes[first, 2]
-        turn = boxes[k, 2] - heading - 2.0 * np.pi * np.round((boxes[k, 2] - heading) / (2.0 * np.pi))
+        turn = _turn(boxes[first, 2], boxes[k, 2])
         for step in range(STEPS_A_FRAME * frame_of[first], STEPS_A_FRAME * frame_of[last] + 1):
             while step > STEPS_A_FRAME * frame_of[k]:
                 heading += turn
                 k += 1
-                turn = boxes[k, 2] - boxes[k - 1, 2]
-                turn -= 2.0 * np.pi * np.round(turn / (2.0 * np.pi))
-            span = STEPS_A_FRAME * (frame_of[k] - frame_of[k - 1])
-            if span == 0:
+                turn = _turn(boxes[k - 1, 2], boxes[k, 2])
+            span = 0.5 * (frame_of[k] - frame_of[k - 1])
+            if span == 0.0:
                 continue
-            share = (step - STEPS_A_FRAME * frame_of[k - 1]) / span
+            time = 0.1 * step - 0.5 * frame_of[k - 1]
             for column in range(2):
-                tracks[step, i, column] = boxes[k - 1, column] + share * (boxes[k, column] - boxes[k - 1, column])
-            tracks[step, i, 2] = heading + share * turn
+                tracks[step, i, column] = (boxes[k, column] - boxes[k - 1, column]) / span * time + boxes[k - 1, column]
+            tracks[step, i, 2] = turn / span * time + heading
             tracks[step, i, 3] = boxes[first, 3]
             tracks[step, i, 4] = boxes[first, 4]
             valid[step, i] = True

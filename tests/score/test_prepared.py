@@ -259,3 +259,25 @@ def test_golden_scenes_have_the_devkits_route_and_centerline():
         np.testing.assert_allclose(found.ego_state, reference[f"{scene.token}_ego"], atol=1e-6)
         lanes = {name for name in scene.lane_map.lanes if name in reference[f"{scene.token}_route_lane_ids"].astype(str)}
         assert found.map_on_route.sum() <= len(lanes) == len(reference[f"{scene.token}_route_lane_ids"])
+
+
+@pytest.mark.parametrize(("before", "after"), [(0.3, 0.3 + np.pi), (0.3 + np.pi, 0.3), (-2.0, -2.0 + np.pi), (1.1, 1.1 - 3 * np.pi)])
+def test_a_heading_that_flips_turns_the_way_that_the_devkits_rounding_decides(before, after):
+    wrapped = [np.arctan2(np.sin(angle), np.cos(angle)) for angle in (before, after)]
+    wrapped = np.unwrap([np.arctan2(np.sin(angle), np.cos(angle)) for angle in wrapped])
+    found = seen({0: [car(0.0, heading=before)], 1: [car(0.0, heading=after)]})
+    np.testing.assert_allclose(found.boxes[:6, 0, 2], np.linspace(*wrapped, 6), atol=1e-9)
+
+
+def test_of_two_types_of_one_token_in_a_frame_the_lower_one_is_first():
+    found = seen({0: [car(4.0, kind=5)], 1: [car(9.0, kind=3), car(5.0, kind=1)], 2: [car(6.0, kind=1)]})
+    np.testing.assert_allclose(found.boxes[[0, 5, 6, 10], 0, 0], [4.0, 5.0, 9.0 - 0.6, 6.0])
+    found = objects(tiny.scene(future_objects=[tiny.objects(car(2.0, kind=4), car(1.0, kind=0, token="b"))]))
+    assert found.types_now.tolist() == [0, 4], "the devkit sorts a frame by type"
+
+
+def test_an_unknown_velocity_counts_as_moving_where_it_is_needed_for_the_first_sight():
+    frames = [tiny.objects(car(float(k), token="a"), car(float(k), token="b"), car(float(k), token="c")) for k in range(4)]
+    for frame, who in ((0, 0), (1, 1), (2, 2)):
+        frames[frame].velocities[who] = np.nan
+    assert objects(tiny.scene(future_objects=frames)).first_speed.tolist() == [np.inf, np.inf, 0.0]
