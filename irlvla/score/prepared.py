@@ -177,7 +177,9 @@ def objects(scene: Scene) -> Traffic:
     _fill_tracks(starts, frame_of, boxes, tracks, valid)
     first, second = starts[:-1], np.minimum(starts[:-1] + 1, starts[1:] - 1)
     first_speed = np.hypot(*velocities[first].T) if count else np.zeros(0)
-    first_speed[~valid[STEPS_A_FRAME * frame_of[first], np.arange(count)] | np.isnan(velocities[first] + velocities[second]).any(1)] = np.inf
+    first_speed[~valid[STEPS_A_FRAME * frame_of[first], np.arange(count)] | np.isnan(velocities[first] + velocities[second]).any(1)] = (
+        np.inf
+    )
     return Traffic(
         types=kinds[first],
         first_speed=first_speed,

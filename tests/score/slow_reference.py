@@ -40,8 +40,9 @@ def forecast_tracks(scene, boxes, velocities, types):
 def red_polygons(scene):
     polygons = scene.red_polygons
     for i in np.flatnonzero(scene.red_valid[0]):
-        ring = polygons.polygon_start[i]
-        polygon = shapely.Polygon(polygons.vertices[polygons.ring_start[ring] : polygons.ring_start[ring + 1]])
+        polygon = shapely.Polygon()
+        for ring in range(polygons.polygon_start[i], polygons.polygon_start[i + 1]):
+            polygon ^= shapely.Polygon(polygons.vertices[polygons.ring_start[ring] : polygons.ring_start[ring + 1]])
         if not car(scene.ego_state).within(polygon):
             yield polygon
 

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from irlvla.data.navsim import scenes_of_tokens
 from irlvla.geometry import fill_box
 from irlvla.score import prepared as preparation
-from irlvla.score.reference import LATERAL_OFFSETS, SPEED_SHARES, _along, _corridor, _in_corridor, reference_proposals
+from irlvla.score.forecast import _along
+from irlvla.score.reference import LATERAL_OFFSETS, SPEED_SHARES, _corridor, _corridor_line, _leads, _projected, reference_proposals
 from irlvla.types import STEPS
 from irlvla.vehicle import LENGTH
 
@@ -134,21 +135,37 @@ def test_the_reference_minds_the_lights_of_the_corrected_route_which_the_score_d
 def test_the_corridor_has_the_paths_own_points_only_unless_these_are_too_few():
     path = np.array([(0.0, 0.0, 0.0), (10.0, 0.0, 0.0), (10.0, 0.0, 0.0), (20.0, 0.0, 0.0), (200.0, 0.0, 0.0)])
     progress = path[:, 0].copy()
-    np.testing.assert_allclose(_corridor(path, progress, 5.0, 25.0), [(10.0, 0.0), (20.0, 0.0)])
-    np.testing.assert_allclose(_corridor(path, progress, 30.0, 90.0), [(30.0, 0.0), (90.0, 0.0)])
-    np.testing.assert_allclose(_corridor(path, progress, 15.0, 90.0), [(15.0, 0.0), (20.0, 0.0), (90.0, 0.0)])
-    np.testing.assert_allclose(_corridor(path, progress, 150.0, 900.0), [(150.0, 0.0), (200.0, 0.0)])
+    np.testing.assert_allclose(_corridor_line(path, progress, 5.0, 25.0), [(10.0, 0.0), (10.0, 0.0), (20.0, 0.0)])
+    np.testing.assert_allclose(_corridor_line(path, progress, 30.0, 90.0), [(30.0, 0.0), (90.0, 0.0)])
+    np.testing.assert_allclose(_corridor_line(path, progress, 15.0, 90.0), [(15.0, 0.0), (20.0, 0.0), (90.0, 0.0)])
+    np.testing.assert_allclose(_corridor_line(path, progress, 150.0, 900.0), [(150.0, 0.0), (200.0, 0.0)])
+    np.testing.assert_allclose(_corridor_line(path, progress, 300.0, 900.0), [(200.0, 0.0)])
+    assert _corridor(np.array([(200.0, 0.0)])).area == pytest.approx(2.297**2), "a square at the end of the path"
+
+
+def test_a_corridor_starts_at_a_vertex_that_the_ego_is_abreast_of():
+    way = np.array([(0.0, 0.0), (7.1, 0.3), (14.0, 2.9), (20.0, 7.7)]) + (664000.123, 3996000.456)
+    abreast = way[1] + 3.0 * np.array((np.sin(0.2), -np.cos(0.2)))
+    scene = prepared_by_hand(speed=3.0, centerline=way, origin=(*abreast, 0.2))
+    path = np.column_stack([way, np.zeros(4)])
+    progress = np.r_[0.0, np.cumsum(np.hypot(*np.diff(way, axis=0).T))]
+    assert _projected(*scene.ego_state[:2], path, progress) == progress[1]
+
+
+def in_corridor(line, car):
+    """Whether a car (x, y, heading, length, width) is found in the corridor along a line."""
+    path, outline = np.column_stack([line, np.zeros(len(line))]), _corridor(line).exterior.coords
+    progress = np.r_[0.0, np.cumsum(np.hypot(*np.diff(line, axis=0).T))]
+    rings = np.array([0, len(outline) - 1])
+    return _leads(path, progress, line, np.array(outline)[:-1], rings, np.array([car]), np.zeros((1, 2)), np.zeros(1, bool))[1][0, 0]
 
 
 def test_a_car_beside_the_joint_of_two_lanes_is_not_in_the_corridor():
-    """The last point of a lane and the first of the next differ by rounding: a box of no length there would touch all beside it."""
+    """The last point of a lane and the first of the next differ by rounding: a segment of 1e-10 m has any direction."""
     y = 4_010_000.0
-    points = [(0.0, y, 0.0), (20.0, y, 0.0), (20.0, np.nextafter(y, np.inf), 0.0), (40.0, y, 0.0)]
-    line = _corridor(np.array(points), np.array([0.0, 20.0, 20.0 + 5e-10, 40.0]), 0.0, 40.0)
-    car = np.empty((4, 2))
-    fill_box(20.0, y + 1.4, 0.3, 2.0, 0.2, car)
-    assert _in_corridor(car, 0, 4, line)
-    assert not _in_corridor(car + (0.0, 0.6), 0, 4, line)
+    line = np.array([(0.0, y), (20.0, y), (20.0, np.nextafter(y, np.inf)), (40.0, y)])
+    assert in_corridor(line, (20.0, y + 1.2, 0.0, 2.0, 0.2))
+    assert not in_corridor(line, (20.0, y + 1.26, 0.0, 2.0, 0.2))
 
 
 def test_a_car_that_rolls_back_does_not_stop_at_once():
