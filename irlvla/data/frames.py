@@ -94,7 +94,7 @@ def text(values: dict[str, Any], key: str) -> str:
     return str(value)
 
 
-def numbers(values: dict[str, Any], key: str, shape: tuple[int, ...], largest: float) -> np.ndarray:
+def numbers(values: dict[str, Any], key: str, shape: tuple[int, ...], largest: float, may_be_unknown: bool = False) -> np.ndarray:
     """Numbers of a frame as float64, from an array or lists.
 
     Args:
@@ -102,6 +102,7 @@ def numbers(values: dict[str, Any], key: str, shape: tuple[int, ...], largest: f
         key: Their name there.
         shape: Their shape; -1 in the first place for any number of rows, none of them in whatever shape included.
         largest: The largest absolute value that makes sense.
+        may_be_unknown: Whether NaN may stand among them.
     """
     value = _value(values, key)
     if isinstance(value, list | tuple):
@@ -117,10 +118,11 @@ def numbers(values: dict[str, Any], key: str, shape: tuple[int, ...], largest: f
         return np.zeros((0, *shape[1:]))
     if array.ndim != len(shape) or any(wanted not in (-1, length) for wanted, length in zip(shape, array.shape)):
         raise ValueError(f"{key} has shape {array.shape}, not {shape}".replace("-1", "n"))
-    if not np.isfinite(array).all():
+    known = np.nan_to_num(array, nan=0.0, posinf=np.inf, neginf=-np.inf) if may_be_unknown else array
+    if not np.isfinite(known).all():
         raise ValueError(f"{key} holds values that are not finite")
-    if array.size and np.abs(array).max() > largest:
-        raise ValueError(f"{key} holds {array.flat[np.abs(array).argmax()]}, more than {largest}")
+    if known.size and np.abs(known).max() > largest:
+        raise ValueError(f"{key} holds {known.flat[np.abs(known).argmax()]}, more than {largest}")
     return array
 
 
@@ -258,5 +260,5 @@ def _objects(annotations: dict[str, Any]) -> Objects:
         track_tokens=tuple(_id("track_tokens", token) for token in tokens),
         types=np.array([OBJECT_NAMES.index(name) for name in names], dtype=np.int64),
         boxes=boxes,
-        velocities=numbers(annotations, "gt_velocity_3d", (-1, 3), FASTEST),
+        velocities=numbers(annotations, "gt_velocity_3d", (-1, 3), FASTEST, may_be_unknown=True),
     )

@@ -7,7 +7,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from irlvla.data.navsim import scenes_of_tokens
-from irlvla.geometry import fill_box
 from irlvla.score import prepared as preparation
 from irlvla.score.forecast import _along
 from irlvla.score.reference import LATERAL_OFFSETS, SPEED_SHARES, _corridor, _corridor_line, _leads, _projected, reference_proposals
