@@ -2,22 +2,24 @@
 
 import hashlib
 import json
-import multiprocessing
+import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
+from irlvla import origin
 from irlvla.data import features as feature
 from irlvla.data import navsim, store
 from irlvla.data.features import SensorConfig
 from irlvla.data.store import Moment, Prepared, Store
 from irlvla.score.prepared import prepared as prepared_scene
 from irlvla.types import HISTORY, Scene
+from irlvla.workers import work_off
 
 LOGS_A_SHARD = 8
+"""At most; fewer where that would make fewer shards than `SHARDS`."""
+SHARDS = 32
 PROCESSES = 2
 SOURCES = ("types.py", "geometry.py", "vehicle.py", "lanes.py", "data", "score")
 """Code whose change makes a store stale, below the package."""
@@ -44,7 +46,7 @@ class _Work:
 def prepare(
     logs: Path,
     maps: Path,
-    split: Path,
+    split: Path | str,
     folder: Path,
     sensors: SensorConfig = SensorConfig(),
     cities: navsim.Maps | None = None,
@@ -55,7 +57,7 @@ def prepare(
     Args:
         logs: an OPENSCENE_DATA_ROOT.
         maps: a NUPLAN_MAPS_ROOT.
-        split: one of NAVSIM's scene filter files.
+        split: one of NAVSIM's scene filter files, or a folder below navsim_logs: all its frames with 3 frames before and 8 after.
         folder: where the store lies or shall lie.
         sensors: cameras and picture size.
         cities: map files read before, to be shared by several calls.
@@ -67,16 +69,16 @@ def prepare(
     Raises:
         ValueError: an input is missing or of the wrong kind, the split is empty, or no scene at all could be prepared.
     """
-    chosen = navsim.scene_filter(split)
-    paths = _paths(logs, chosen)
-    settings = {"logs": str(logs), "maps": str(maps), "split": str(split), "sensors": asdict(sensors)}
+    chosen = scene_filter_of(split)
+    paths = paths_of(logs, split, chosen)
+    settings = {"logs": str(logs), "maps": str(maps), "split": str(split), "sensors": asdict(sensors), "code": origin.code_hash(SOURCES)}
     key = _key(logs, maps, split, sensors, paths)
     header = store.read_header(folder)
     if header is None or header["key"] != key or header["format"] != store.FORMAT or not header["complete"]:
-        tokens = _tokens(paths, chosen)
+        tokens = _tokens(paths, chosen, processes)
         if not tokens:
             raise ValueError(f"{split}: no scene passes the filter, the split is empty")
-        cities = _all_cities(maps) if cities is None else cities
+        cities = all_cities(maps) if cities is None else cities
         work = _Work(
             folder=folder,
             logs=logs,
@@ -85,18 +87,43 @@ def prepare(
             sensors=sensors,
             rows={token: row for row, token in enumerate(tokens)},
         )
-        shards = [_Shard(number=number, paths=tuple(group)) for number, group in enumerate(_groups(paths, LOGS_A_SHARD))]
+        shards = [_Shard(number=number, paths=tuple(group)) for number, group in enumerate(_groups(paths))]
         if header is None or header["key"] != key or header["format"] != store.FORMAT:
             reason = "" if header is None else f" (the store in {folder} is stale)"
             size = store.size_of(len(tokens), sensors, _record_size(work, paths))
-            print(f"{split.stem}: {len(tokens)} scenes of {len(paths)} logs, {size / 1e6:.0f} MB into {folder}{reason}", flush=True)
+            print(f"{Path(split).stem}: {len(tokens)} scenes of {len(paths)} logs, {size / 1e6:.0f} MB into {folder}{reason}", flush=True)
             store.create(folder, key, settings, tokens, len(shards), sensors)
-        _fill(work, [shard for shard in shards if not store.done(folder, shard.number)], split.stem, processes)
+        _fill(work, shards, Path(split).stem, processes)
         store.finish(folder)
     opened = Store(folder)
     if not len(opened):
         reason = next(iter(opened.failed.values()), "the split is empty")
         raise ValueError(f"{split}: none of {len(opened.failed)} scenes could be prepared; the first failed with: {reason}")
+    return opened
+
+
+def scene_store(
+    folder: Path, logs: Path | None = None, maps: Path | None = None, split: Path | str | None = None, processes: int = PROCESSES
+) -> Store:
+    """A store without pictures, all that scoring needs: built or continued from logs and maps, opened as it is without them.
+
+    Args:
+        folder: where the store lies or shall lie.
+        logs: an OPENSCENE_DATA_ROOT; None if the store is there.
+        maps: a NUPLAN_MAPS_ROOT; None if the store is there.
+        split: see `prepare`; test if there are logs and it is not given.
+        processes: scenes are prepared by so many at once.
+
+    Raises:
+        ValueError: as `prepare`; without logs and maps also if the store holds another split or was made by other code.
+    """
+    if logs is not None and maps is not None:
+        return prepare(logs, maps, "test" if split is None else split, folder, SensorConfig(cameras=()), processes=processes)
+    opened = Store(folder)
+    if split is not None and Path(opened.settings["split"]).name != Path(split).name:
+        raise ValueError(f"{folder} holds the split {opened.settings['split']}, not {split}")
+    if opened.settings.get("code") != origin.code_hash(SOURCES):
+        raise ValueError(f"{folder} was prepared by another version of irlvla: pass logs and maps to prepare it again")
     return opened
 
 
@@ -127,8 +154,25 @@ def print_failures(opened: Store) -> None:
         print(f"failed: {token}: {reason}")
 
 
-def _paths(logs: Path, chosen: navsim.SceneFilter) -> list[Path]:
-    known = navsim.log_paths(logs)
+def scene_filter_of(split: Path | str) -> navsim.SceneFilter:
+    """The filter of a split: that of the file, or all that can be scored of a folder below navsim_logs."""
+    if is_filter_file(split):
+        return navsim.scene_filter(split)
+    return navsim.SceneFilter(num_future_frames=navsim.FUTURE, has_route=False)
+
+
+def is_filter_file(split: Path | str) -> bool:
+    """Whether a split is named by a scene filter file, not by a folder below navsim_logs."""
+    return str(split).endswith((".yaml", ".yml"))
+
+
+def paths_of(logs: Path, split: Path | str, chosen: navsim.SceneFilter) -> list[Path]:
+    """The logs of a split, sorted by name.
+
+    Raises:
+        ValueError: there are none, or one that the filter names is missing.
+    """
+    known = navsim.log_paths(logs, None if is_filter_file(split) else str(split))
     if chosen.log_names is None:
         return list(known.values())
     absent = sorted(set(chosen.log_names) - set(known))
@@ -137,24 +181,33 @@ def _paths(logs: Path, chosen: navsim.SceneFilter) -> list[Path]:
     return [known[name] for name in sorted(set(chosen.log_names))]
 
 
-def _tokens(paths: Sequence[Path], chosen: navsim.SceneFilter) -> list[str]:
+def _tokens(paths: Sequence[Path], chosen: navsim.SceneFilter, processes: int) -> list[str]:
     """Rows of the store: the filter's tokens, or without any those of all windows, sorted."""
     if chosen.tokens is not None:
         return sorted(set(chosen.tokens))[: chosen.max_scenes]
-    tokens: list[str] = []
-    for path in paths:
-        frames = navsim.log_frames(path)
-        tokens += [str(frames[place]["token"]) for place in navsim.windows(frames, chosen)]
-        if chosen.max_scenes is not None and len(tokens) >= chosen.max_scenes:
-            break
-    return sorted(tokens[: chosen.max_scenes])
+    with tempfile.TemporaryDirectory() as folder:
+        places = [Path(folder) / f"{number}.json" for number in range(len(paths))]
+
+        def look(number: int) -> None:
+            try:
+                frames = navsim.log_frames(paths[number])
+            except ValueError:
+                frames = []  # the worker that prepares this log reports it
+            places[number].write_text(json.dumps([str(frames[place]["token"]) for place in navsim.windows(frames, chosen)]))
+
+        lost = work_off(range(len(paths)), look, processes, "look for scenes (logs)")
+        if lost:
+            raise ValueError(f"{paths[min(lost)]}: the process that read it ended with exit code {lost[min(lost)]}")
+        tokens = [token for place in places for token in json.loads(place.read_text())]
+    return sorted(set(tokens[: chosen.max_scenes]))
 
 
-def _groups(paths: Sequence[Path], size: int) -> Iterator[Sequence[Path]]:
-    return (paths[start : start + size] for start in range(0, len(paths), size))
+def _groups(paths: Sequence[Path]) -> list[Sequence[Path]]:
+    size = max(1, min(LOGS_A_SHARD, len(paths) // SHARDS))
+    return [paths[start : start + size] for start in range(0, len(paths), size)]
 
 
-def _all_cities(maps: Path) -> navsim.Maps:
+def all_cities(maps: Path) -> navsim.Maps:
     """Map files that are there, read before workers fork; one that is not is missed by the scenes that need it."""
     cities = navsim.Maps(maps)
     index = maps / "nuplan-maps-v1.0.json"
@@ -178,26 +231,17 @@ def _record_size(work: _Work, paths: Sequence[Path]) -> int:
 
 
 def _fill(work: _Work, shards: Sequence[_Shard], title: str, processes: int) -> None:
-    """Writes shards in forked processes, which inherit the maps and the compiled kernels."""
-    context = multiprocessing.get_context("fork")
-    workers = [context.Process(target=_write, args=(work, shards[place::processes]), daemon=True) for place in range(processes)]
-    for worker in workers:
-        worker.start()
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-    with Progress(*columns) as bar:
-        task = bar.add_task(f"prepare {title} (shards)", total=len(shards))
-        for worker in workers:
-            while worker.is_alive():
-                worker.join(0.3)
-                bar.update(task, completed=sum(store.done(work.folder, shard.number) for shard in shards))
-    codes = [worker.exitcode for worker in workers if worker.exitcode]
-    if codes:
-        raise ValueError(f"{work.folder}: a worker stopped with exit code {codes[0]}; what it had finished is kept")
+    """Writes what is missing of the shards in processes that inherit the maps and the compiled kernels."""
+    missing = [shard for shard in shards if not store.done(work.folder, shard.number)]
 
-
-def _write(work: _Work, shards: Sequence[_Shard]) -> None:
-    for shard in shards:
+    def write(shard: _Shard) -> None:
         store.write_shard(work.folder, shard.number, _scenes(work, shard))
+
+    lost = work_off(missing, write, processes, f"prepare {title} (shards)", already=len(shards) - len(missing))
+    if lost:
+        place, code = min(lost.items())
+        names = ", ".join(path.name for path in missing[place].paths)
+        raise ValueError(f"{work.folder}: the process that prepared {names} ended with exit code {code}; what was finished is kept")
 
 
 def _scenes(work: _Work, shard: _Shard) -> Iterator[tuple[int | str, Prepared | str]]:
@@ -215,22 +259,21 @@ def _scenes(work: _Work, shard: _Shard) -> Iterator[tuple[int | str, Prepared | 
                 yield work.rows[now.token], str(error)
 
 
-def _key(logs: Path, maps: Path, split: Path, sensors: SensorConfig, paths: Sequence[Path]) -> str:
+def _key(logs: Path, maps: Path, split: Path | str, sensors: SensorConfig, paths: Sequence[Path]) -> str:
     """Hash of everything that a store's content depends on: settings, split, sizes and times of input files, our own code."""
-    digest = hashlib.sha256(json.dumps([store.FORMAT, asdict(sensors)], sort_keys=True).encode())
-    digest.update(split.read_bytes())
-    package = Path(__file__).resolve().parent
-    for name in SOURCES:
-        for source in sorted((package / name).rglob("*.py")) if (package / name).is_dir() else [package / name]:
-            digest.update(source.read_bytes())
-    inputs: list[Any] = []
-    for path in [*paths, *sorted(maps.rglob("map.gpkg")), maps / "nuplan-maps-v1.0.json"]:
-        if path.exists():
-            status = path.stat()
-            inputs.append((path.name, status.st_size, status.st_mtime_ns))
+    digest = hashlib.sha256(json.dumps([store.FORMAT, asdict(sensors), len(_groups(paths))], sort_keys=True).encode())
+    digest.update(Path(split).read_bytes() if is_filter_file(split) else str(split).encode())
+    digest.update(origin.code_hash(SOURCES).encode())
+    inputs: list[Any] = stamps(maps, paths)
     for path in paths:
         for camera in sensors.cameras:
             folder = logs / "sensor_blobs" / path.parent.name / path.stem / camera
             inputs.append(folder.stat().st_mtime_ns if folder.exists() else None)
     digest.update(json.dumps(inputs).encode())
     return digest.hexdigest()
+
+
+def stamps(maps: Path, paths: Sequence[Path]) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of change of logs and map files, by which changed inputs are noticed."""
+    files = [*paths, *sorted(maps.rglob("map.gpkg")), maps / "nuplan-maps-v1.0.json"]
+    return [(path.name, status.st_size, status.st_mtime_ns) for path in files if path.exists() for status in [path.stat()]]

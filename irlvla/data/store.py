@@ -105,7 +105,6 @@ class Store:
         self._rows = rows
         self._arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in _shapes(0, 0, SensorConfig())}
         self.has_previous: Bool[np.ndarray, "scenes"] = np.array(self._arrays["has_previous"])[rows]
-        self._records = [_mapped(self.folder / f"prepared-{shard:04d}.bin") for shard in range(header["shards"])]
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -143,7 +142,8 @@ class Store:
         """One scene ready to score, in arrays of its own."""
         row = self._rows[index]
         shard, start, end = self._arrays["record"][row]
-        record = np.array(self._records[shard][start:end])
+        # Read, not mapped: the pages of a map would stay in the process's memory, scene after scene.
+        record = np.fromfile(self.folder / f"prepared-{shard:04d}.bin", dtype=np.uint8, offset=start, count=end - start)
         return _unpacked(record, self._arrays["record_shape"][row], self.tokens[index], self.log_names[index], self._map_names[index])
 
     def _rows_of(self, indices: Indices, previous: bool) -> tuple[np.ndarray, int]:
@@ -296,10 +296,6 @@ def _shapes(scenes: int, views: int, sensors: SensorConfig) -> dict[str, tuple[t
         "record": ((scenes, 3), np.int64),
         "record_shape": ((scenes, _SHAPE_LENGTH), np.int64),
     }
-
-
-def _mapped(path: Path) -> np.ndarray:
-    return np.memmap(path, dtype=np.uint8, mode="r") if path.stat().st_size else np.zeros(0, dtype=np.uint8)
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
