@@ -34,31 +34,45 @@ def world(folder: Place, seed: int = 0, logs: int | None = None, cameras: str = 
 def score(
     trajectories: Path,
     out: Path,
-    split: str = "test",
+    split: str | None = None,
     logs: Path | None = None,
     maps: Path | None = None,
-    traffic: Literal["log_replay"] = "log_replay",
+    store: Path | None = None,
     definition: str = "epdms",
+    traffic: Literal["log_replay"] = "log_replay",
+    processes: int | None = None,
 ) -> None:
-    """Score trajectories exactly as the NAVSIM v2 devkit does, into a CSV.
+    """Score trajectories exactly as the NAVSIM v2 devkit does: a CSV, and a summary as JSON beside it.
+
+    Killed and started again, it goes on where it was. Exits with 1 if anything could not be scored.
 
     Args:
         trajectories: .npz with `<token>_poses` (N, 8, 3), and optionally `_poses_10hz`, `_prev_poses`, `_prev_poses_10hz`.
         out: the CSV.
-        split: folder below navsim_logs, or a scene filter file.
+        split: folder below navsim_logs, or a scene filter file (default: test, or whatever the store holds).
         logs: OPENSCENE_DATA_ROOT (default: the environment variable of that name).
         maps: NUPLAN_MAPS_ROOT (default: the environment variable of that name).
+        store: folder of prepared scenes: made by the first call, later ones need neither logs nor maps.
+        definition: of the score: epdms, or epdms_unfiltered without the human filter.
         traffic: how other road users move.
-        definition: of the score.
+        processes: how many work at once (default: as many as there are cores).
     """
+    from irlvla.score_parts import folder_of
+    from irlvla.score_summary import summary_text
     from irlvla.score_table import score_split
 
-    logs, maps = _root(logs, "OPENSCENE_DATA_ROOT", "--logs"), _root(maps, "NUPLAN_MAPS_ROOT", "--maps")
-    rows, failures = score_split(logs, maps, split, trajectories, out)
-    print(f"{out}: {rows} rows")
-    for token, reason in failures.items():
+    logs, maps = logs or _environment("OPENSCENE_DATA_ROOT"), maps or _environment("NUPLAN_MAPS_ROOT")
+    if store is None:
+        logs, maps = _root(logs, "OPENSCENE_DATA_ROOT", "--logs"), _root(maps, "NUPLAN_MAPS_ROOT", "--maps")
+    try:
+        found = score_split(logs, maps, split, trajectories, out, processes, definition, store)
+    except KeyboardInterrupt:
+        print(f"irlvla: interrupted; what was finished is kept in {store or folder_of(out)}, the same command goes on", file=sys.stderr)
+        raise SystemExit(130) from None
+    print(f"{summary_text(found)}\n{out}\n{out.with_suffix('.json')}")
+    for token, reason in found["failed"].items():
         print(f"failed: {token}: {reason}")
-    if failures:
+    if found["failed"]:
         raise SystemExit(1)
 
 

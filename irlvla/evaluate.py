@@ -17,6 +17,7 @@ from irlvla.data.features import poses_in_ego
 from irlvla.data.store import Indices, Store
 from irlvla.definitions import EPDMS
 from irlvla.intervals import mean_interval
+from irlvla.score.distance import displacement_errors
 from irlvla.score.epdms import epdms, sub_scores
 from irlvla.types import COLUMN_NAMES, SUB_SCORE_NAMES, SubScores
 
@@ -137,9 +138,8 @@ def scene_tables(store: Store, indices: Indices, plans: Mapping[str, Plans]) -> 
         defined = np.array([answer[name][0].ec_defined[answer[name][1]] for answer in answers]) > 0
         values["epdms"] = np.array([epdms(answer[name][0])[answer[name][1]] for answer in answers])
         values["ec"] = np.where(defined, values["ec"], np.nan)
-        every = plan.poses.shape[1] // human.shape[1]
-        away = np.linalg.norm(plan.poses[:, every - 1 :: every, :2] - human[:, :, :2], axis=2)
-        values |= {"ade": away.mean(axis=1), "fde": away[:, -1]}
+        errors = [displacement_errors(plan.poses[scene][None], human[scene]) for scene in range(len(human))]
+        values |= {"ade": np.array([ade[0] for ade, _ in errors]), "fde": np.array([fde[0] for _, fde in errors])}
         tables[name] = SceneTable(policy=name, tokens=tokens, log_names=log_names, values=values)
     return tables
 

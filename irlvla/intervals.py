@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Float, Shaped
 
 RESAMPLES = 4000
 COVERAGE = 0.95
@@ -36,8 +36,13 @@ def mean_interval(
     if len(values) == 0 or len(values) != len(log_names):
         raise ValueError(f"{len(values)} values for {len(log_names)} scenes: an interval needs one value for each of at least one scene")
     _, log = np.unique(np.asarray(log_names), return_inverse=True)
-    sums = np.bincount(log, weights=values)
-    counts = np.bincount(log)
+    return interval_of_sums(np.bincount(log, weights=values), np.bincount(log), resamples, seed)
+
+
+def interval_of_sums(
+    sums: Float[np.ndarray, "logs"], counts: Shaped[np.ndarray, "logs"], resamples: int = RESAMPLES, seed: int = 0
+) -> tuple[float, float]:
+    """`mean_interval` from each log's sum of values and number of values (at least 1)."""
     logs = len(counts)
     draws = np.random.default_rng(seed).multinomial(logs, np.full(logs, 1.0 / logs), size=resamples)
     means = (draws @ sums) / (draws @ counts)

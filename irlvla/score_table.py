@@ -1,178 +1,256 @@
-"""A file of trajectories -> the table of their scores, scene by scene over two processes."""
+"""A file of trajectories -> the table of their scores: over processes, resumable, from logs and maps or from a store."""
 
-import csv
-import multiprocessing
+import hashlib
+import json
+import shutil
+import time
 import zipfile
-import zlib
-from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
-from contextlib import contextmanager
-from functools import lru_cache
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-import numpy as np
-from rich.progress import track
-
-from irlvla.data.navsim import FUTURE, Maps, SceneFilter, log_paths, log_scenes, scene_filter, scenes_of_tokens
-from irlvla.score.epdms import epdms, sub_scores
+from irlvla import origin
+from irlvla.data.navsim import FUTURE, Maps, SceneFilter, log_paths, log_scenes, scenes_of_tokens
+from irlvla.data.store import Store
+from irlvla.definitions import EPDMS, human_filter
+from irlvla.prepare import SOURCES, all_cities, is_filter_file, scene_filter_of, scene_store, stamps
+from irlvla.score.epdms import sub_scores
 from irlvla.score.prepared import prepared
-from irlvla.types import POSES, STEPS, SUB_SCORE_NAMES, PreparedScene
+from irlvla.score_parts import COLUMNS, folder_of, part_done, parts_folder, read_parts, write_part, write_table
+from irlvla.score_summary import summary, write_summary
+from irlvla.trajectory_file import opened, tokens_in, tokens_of
+from irlvla.types import PreparedScene
+from irlvla.workers import work_off
 
-COLUMNS = ("token", "trajectory", "NC", "DAC", "DDC", "TLC", "EP", "TTC", "LK", "HC", "EC", "EPDMS")
-KINDS = (("", POSES, 0), ("_10hz", STEPS - 1, 1000))
-"""Suffix of an array's name, its poses, number of its first trajectory in the table."""
+__all__ = ["COLUMNS", "prepared_scenes", "score_split", "tokens_of"]
+
+CODE = (*SOURCES, "definitions.py", "score_parts.py", "score_table.py", "trajectory_file.py")
+"""Code whose change makes finished parts of a table stale."""
+SCENES_A_PART = 64
+BYTES_A_PART = 8_000_000
+"""Scenes of a store, and bytes of their trajectories, that are scored as one part."""
 
 
-def prepared_scenes(logs: Path, maps: Path, split: str, tokens: Sequence[str] | None = None) -> list[PreparedScene]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Part:
+    """What is scored in one go: a log, or some scenes of a store."""
+
+    number: int
+    log: Path | None = None
+    indices: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Inputs:
+    """All parts of a table, where their scenes come from, and what is known to fail beforehand."""
+
+    parts: tuple[_Part, ...]
+    tokens: Mapping[str, int]
+    failures: Mapping[str, str]
+    absent: str
+    stamp: Any
+    about: Mapping[str, Any]
+    logs: Path | None = None
+    maps: Maps | None = None
+    store: Store | None = None
+
+
+def prepared_scenes(
+    logs: Path | None, maps: Path | None, split: str | Path | None, tokens: Sequence[str] | None = None, store: Path | None = None
+) -> list[PreparedScene]:
     """The scenes of the tokens (without tokens: of the whole split), ready to score; see `irlvla.load_scenes`."""
-    return [prepared(scene) for scene in scenes_of_tokens(logs, maps, split, tokens)]
-
-
-_BAD_ARCHIVE = (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error)
-
-
-@contextmanager
-def _archive(path: Path) -> Iterator[np.lib.npyio.NpzFile]:
-    try:
-        file = path.open("rb")
-    except OSError as error:
-        raise ValueError(f"trajectories {path} do not exist or cannot be opened ({error})") from error
-    with file:
-        try:
-            archive = np.load(file, allow_pickle=False)
-        except _BAD_ARCHIVE as error:
-            raise ValueError(f"trajectories {path}: no readable npz file ({error})") from error
-        if not isinstance(archive, np.lib.npyio.NpzFile):
-            raise ValueError(f"trajectories {path}: no readable npz file (it holds one bare array)")
-        with archive:
-            yield archive
-
-
-@lru_cache(maxsize=1)
-def _maps(root: Path) -> Maps:
-    return Maps(root)
-
-
-def tokens_of(path: Path) -> list[str]:
-    """Tokens that have plans in a trajectories file, in the file's order.
-
-    Raises:
-        ValueError: The file cannot be read or holds no array called <token>_poses or <token>_poses_10hz.
-    """
-    tokens = {}
-    with _archive(path) as archive:
-        names = archive.files
-    for name in names:
-        for suffix, _, _ in KINDS:
-            if name.endswith(f"_poses{suffix}") and not name.endswith(f"_prev_poses{suffix}"):
-                tokens[name.removesuffix(f"_poses{suffix}")] = None
-    if not tokens:
-        raise ValueError(f"trajectories {path}: no array is called <token>_poses or <token>_poses_10hz")
-    return list(tokens)
-
-
-def _plans(archive: np.lib.npyio.NpzFile, name: str, count: int) -> np.ndarray | None:
-    if name not in archive.files:
-        return None
-    try:
-        values = archive[name]
-    except _BAD_ARCHIVE as error:
-        raise ValueError(f"array {name} cannot be read ({error})") from error
-    if values.ndim != 3 or values.shape[1:] != (count, 3) or values.dtype.kind not in "fiu":
-        raise ValueError(f"array {name} has shape {values.shape} of {values.dtype}, not (N, {count}, 3) of numbers")
-    if not np.isfinite(values).all():
-        raise ValueError(f"array {name} holds values that are not finite")
-    return values.astype(np.float64)
-
-
-def _rows(scene: PreparedScene, archive: np.lib.npyio.NpzFile) -> Iterator[list]:
-    for suffix, count, first in KINDS:
-        poses = _plans(archive, f"{scene.token}_poses{suffix}", count)
-        previous = _plans(archive, f"{scene.token}_prev_poses{suffix}", count)
-        if poses is None:
-            continue
-        if previous is not None and len(previous) != len(poses):
-            raise ValueError(f"{len(poses)} plans in {scene.token}_poses{suffix} but {len(previous)} in {scene.token}_prev_poses{suffix}")
-        scores = sub_scores(scene, poses, previous)
-        total = epdms(scores)
-        for row in range(len(poses)):
-            values = [float(getattr(scores, name)[row]) for name in SUB_SCORE_NAMES]
-            if not scores.ec_defined[row]:
-                values[-1] = ""
-            yield [scene.token, first + row, *values, float(total[row])]
-
-
-def _scored_log(log: Path, logs: Path, maps: Path, chosen: SceneFilter, trajectories: Path) -> tuple[list[list], dict[str, str]]:
-    """Rows of the log's scenes, and what went wrong: token (or the log's path) -> reason."""
-    rows, failures = [], {}
-    try:
-        scenes = log_scenes(log, _maps(maps), chosen, logs)
-    except ValueError as error:
-        return [], {str(log): str(error)}
-    with _archive(trajectories) as archive:
-        for scene in scenes:
-            try:
-                rows += list(_rows(prepared(scene), archive))
-            except ValueError as error:
-                failures[scene.token] = str(error)
-    return rows, failures
+    if store is None:
+        if logs is None or maps is None:
+            raise ValueError("scenes come from logs and maps, or from a store: pass both, or store")
+        return [prepared(scene) for scene in scenes_of_tokens(logs, maps, "test" if split is None else split, tokens)]
+    found = scene_store(store, logs, maps, split, processes=origin.cores())
+    if tokens is None:
+        return [found.prepared(index) for index in range(len(found))]
+    place = {token: index for index, token in enumerate(found.tokens)}
+    absent = [token for token in tokens if token not in place]
+    if absent:
+        reason = found.failed.get(absent[0], f"it is not in the store {store}")
+        raise ValueError(f"{len(absent)} of {len(tokens)} scenes cannot be loaded, the first is {absent[0]}: {reason}")
+    return [found.prepared(place[token]) for token in tokens]
 
 
 def score_split(
-    logs: str | Path, maps: str | Path, split: str, trajectories: str | Path, out: str | Path, processes: int = 2
-) -> tuple[int, dict[str, str]]:
-    """Score all plans of a file with log-replay traffic and the human filter, and write the table.
+    logs: str | Path | None,
+    maps: str | Path | None,
+    split: str | Path | None,
+    trajectories: str | Path,
+    out: str | Path,
+    processes: int | None = None,
+    definition: str = EPDMS,
+    store: str | Path | None = None,
+) -> dict[str, Any]:
+    """Scores all plans of a file with log-replay traffic, and writes the table and, beside it, its summary as JSON.
+
+    While it works, finished parts lie in the folder `<out>.parts`; killed and called again, it goes on from there.
 
     Args:
-        logs: An OPENSCENE_DATA_ROOT.
-        maps: A NUPLAN_MAPS_ROOT.
-        split: A folder below navsim_logs, or the path of a scene filter file.
+        logs: An OPENSCENE_DATA_ROOT; None if a store is there.
+        maps: A NUPLAN_MAPS_ROOT; None if a store is there.
+        split: A folder below navsim_logs, or the path of a scene filter file; test if None.
         trajectories: npz with <token>_poses (N, 8, 3), <token>_poses_10hz (M, 40, 3) and optionally the plans made one frame
-            earlier, <token>_prev_poses and <token>_prev_poses_10hz; rear axle, ego frame, t = 0 excluded.
-        out: The CSV to write, with `COLUMNS`; rows in the order of the file.
-        processes: Logs that are scored at once.
+            earlier, <token>_prev_poses and <token>_prev_poses_10hz; rear axle, ego frame, m and rad, t = 0 excluded.
+        out: The CSV to write, with `COLUMNS`: sub-scores and EPDMS in [0, 1], ADE and FDE in m; rows in the order of the file.
+        processes: How many work at once; as many as there are cores if None.
+        definition: A key of `irlvla.definitions.DEFINITIONS`.
+        store: A folder of prepared scenes, made there if it is not there or stale.
 
     Returns:
-        Rows written, and what failed: scene token -> reason. Scenes that failed have no rows.
+        What the summary file holds, see `irlvla.score_summary.summary`. Its `failed` says what could not be scored (scene
+        token or log -> reason); scenes that failed have no rows.
 
     Raises:
-        ValueError: The trajectories, the split or the maps as a whole cannot be used.
+        ValueError: The definition is unknown; the trajectories, the split, the maps or the store as a whole cannot be used; or
+            another process is writing the same table.
     """
-    logs, maps, trajectories, out = Path(logs), Path(maps), Path(trajectories), Path(out)
-    tokens = tokens_of(trajectories)
+    start = time.perf_counter()
+    human_filter(definition)
+    trajectories, out = Path(trajectories), Path(out)
+    if out.suffix == ".json":
+        raise ValueError(f"{out}: the table is a CSV, its summary is the JSON file beside it")
+    processes = origin.cores() if processes is None else processes
+    with opened(trajectories) as archive:
+        tokens = tokens_in(archive)
+        if not tokens:
+            raise ValueError(f"trajectories {trajectories}: no array is called <token>_poses or <token>_poses_10hz")
+        if store is None:
+            if logs is None or maps is None:
+                raise ValueError("scenes come from logs and maps, or from a store: pass both, or store")
+            inputs = _from_logs(Path(logs), Path(maps), "test" if split is None else split, tokens)
+        else:
+            inputs = _from_store(
+                scene_store(Path(store), None if logs is None else Path(logs), None if maps is None else Path(maps), split, processes),
+                tokens,
+            )
+        ready = time.perf_counter()
+        with parts_folder(out, _key(inputs, trajectories, definition)) as folder:
+            missing = [part for part in inputs.parts if not part_done(folder, part.number)]
+            if len(missing) < len(inputs.parts):
+                print(f"{folder}: {len(inputs.parts) - len(missing)} of {len(inputs.parts)} parts were finished before", flush=True)
+            _warm(inputs, missing)
+            work = partial(_score, inputs=inputs, folder=folder, archive=archive, definition=definition)
+            lost = work_off(missing, work, processes, "score", already=len(inputs.parts) - len(missing))
+            lost = {place: code for place, code in lost.items() if not part_done(folder, missing[place].number)}
+            scenes, failures = read_parts(folder, len(inputs.parts))
+            for place, code in lost.items():
+                failures |= dict.fromkeys(_names(missing[place], inputs), f"the process that scored it ended with exit code {code}")
+            failures = {**inputs.failures, **failures}
+            failures |= {token: inputs.absent for token in tokens if token not in scenes and token not in failures}
+            scored = [scenes[token] for token in tokens if token in scenes]
+            found = summary(definition, scored, failures) | {"traffic": "log_replay", "trajectories_file": str(trajectories)}
+            found |= {**inputs.about, "processes": processes, "seconds": time.perf_counter() - start, "seconds_scenes": ready - start}
+            write_table(out, folder, scored)
+            write_summary(out.with_suffix(".json"), found)
+        if not lost:
+            shutil.rmtree(folder_of(out))
+    return found
+
+
+def _from_logs(logs: Path, maps: Path, split: str | Path, tokens: Mapping[str, int]) -> _Inputs:
     if not maps.is_dir():
         raise ValueError(f"maps: {maps} is no folder")
-    is_file = split.endswith((".yaml", ".yml"))
-    known = log_paths(logs)
-    if is_file:
-        names = scene_filter(split).log_names
-        paths = [path for name, path in known.items() if names is None or name in names]
-    else:
-        paths = [path for path in known.values() if path.parent.name == split]
+    chosen = scene_filter_of(split)
+    known = log_paths(logs, None if is_filter_file(split) else str(split))
+    names = set(known) if chosen.log_names is None else set(chosen.log_names)
+    paths = [path for name, path in known.items() if name in names]
     if not paths:
-        raise ValueError(f"split {split!r} has no log below {logs / 'navsim_logs'}")
-    chosen = SceneFilter(num_future_frames=FUTURE, has_route=False, tokens=tuple(tokens))
-    jobs = [(path, logs, maps, chosen, trajectories) for path in paths]
-    rows, failures = [], {}
-    if processes < 2 or len(jobs) < 2:
-        outcomes = (_scored_log(*job) for job in jobs)
-        for some, failed in track(outcomes, "scoring logs", total=len(jobs), transient=True):
-            rows, failures = rows + some, failures | failed
-    else:
-        with ProcessPoolExecutor(processes, mp_context=multiprocessing.get_context("fork")) as pool:
-            futures = [pool.submit(_scored_log, *job) for job in jobs]
-            for future in track(as_completed(futures), "scoring logs", total=len(jobs), transient=True):
-                some, failed = future.result()
-                rows, failures = rows + some, failures | failed
-    place = {token: i for i, token in enumerate(tokens)}
-    rows.sort(key=lambda row: (place[row[0]], row[1]))
-    scored = {row[0] for row in rows}
-    for token in tokens:
-        if token not in scored and token not in failures:
-            failures[token] = f"in no readable log of {split} with 3 frames before and {FUTURE} after it"
-    out.parent.mkdir(parents=True, exist_ok=True)
-    with out.open("w", newline="") as file:
-        writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows(rows)
-    return len(rows), failures
+        raise ValueError(f"split {split}: none of its {len(names)} logs is below {logs / 'navsim_logs'}")
+    absent = f"in no readable log of {split} with 3 frames before and {FUTURE} after it"
+    if len(paths) < len(names):
+        absent += f"; {len(names) - len(paths)} of {len(names)} logs of the split are not below {logs / 'navsim_logs'}"
+    return _Inputs(
+        parts=tuple(_Part(number=number, log=path) for number, path in enumerate(paths)),
+        tokens=tokens,
+        failures={},
+        absent=absent,
+        stamp=[str(split), stamps(maps, paths)],
+        about={
+            "split": str(split),
+            "scenes_without_trajectories": None if chosen.tokens is None else len(set(chosen.tokens) - set(tokens)),
+            "store": None,
+            "data": str(logs),
+            "maps": str(maps),
+        },
+        logs=logs,
+        maps=all_cities(maps) if len(paths) > 1 else Maps(maps),
+    )
+
+
+def _from_store(store: Store, tokens: Mapping[str, int]) -> _Inputs:
+    wanted = [index for index, token in enumerate(store.tokens) if token in tokens]
+    # Scenes of one log lie side by side in the store's files.
+    wanted.sort(key=lambda index: store.log_names[index])
+    parts, some, size = [], list[int](), 0
+    for index in wanted:
+        some.append(index)
+        size += tokens[store.tokens[index]]
+        if len(some) == SCENES_A_PART or size > BYTES_A_PART or index == wanted[-1]:
+            parts.append(_Part(number=len(parts), indices=tuple(some)))
+            some, size = [], 0
+    return _Inputs(
+        parts=tuple(parts),
+        tokens=tokens,
+        failures={token: reason for token, reason in store.failed.items() if token in tokens},
+        absent=f"not in the store {store.folder}, which holds the split {store.settings['split']}",
+        stamp=store.key,
+        about={
+            "split": store.settings["split"],
+            "scenes_without_trajectories": len(store) - len(wanted),
+            "store": str(store.folder),
+            "data": store.settings["logs"],
+            "maps": store.settings["maps"],
+        },
+        store=store,
+    )
+
+
+def _key(inputs: _Inputs, trajectories: Path, definition: str) -> str:
+    """Hash of everything that finished parts depend on."""
+    digest = hashlib.sha256(json.dumps([definition, inputs.stamp, origin.code_hash(CODE)]).encode())
+    with trajectories.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def _scenes(part: _Part, inputs: _Inputs) -> Iterator[tuple[str, PreparedScene | str]]:
+    """Scenes of a part ready to score, or why they cannot be; a log that cannot be read goes by its path."""
+    if inputs.store is not None:
+        for index in part.indices:
+            yield inputs.store.tokens[index], inputs.store.prepared(index)
+        return
+    chosen = SceneFilter(num_future_frames=FUTURE, has_route=False, tokens=tuple(inputs.tokens))
+    try:
+        scenes = log_scenes(part.log, inputs.maps, chosen, inputs.logs)
+    except ValueError as error:
+        yield str(part.log), str(error)
+        return
+    for scene in scenes:
+        try:
+            yield scene.token, prepared(scene)
+        except ValueError as error:
+            yield scene.token, str(error)
+
+
+def _names(part: _Part, inputs: _Inputs) -> list[str]:
+    """By what names a part is listed that failed as a whole."""
+    return [str(part.log)] if inputs.store is None else [inputs.store.tokens[index] for index in part.indices]
+
+
+def _score(part: _Part, inputs: _Inputs, folder: Path, archive: zipfile.ZipFile, definition: str) -> None:
+    write_part(folder, part.number, _scenes(part, inputs), archive, definition)
+
+
+def _warm(inputs: _Inputs, parts: Sequence[_Part]) -> None:
+    """Loads or compiles all kernels by one scene, so that worker processes inherit them."""
+    for part in parts:
+        for _, scene in _scenes(part, inputs):
+            if not isinstance(scene, str):
+                sub_scores(scene, scene.human_poses[None], scene.human_poses[None])
+                return

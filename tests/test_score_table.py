@@ -22,9 +22,9 @@ def table(path):
 
 
 def test_every_number_of_the_devkit_is_met(tmp_path):
-    count, failures = score_split(LOGS, MAPS, "test", PLANS, tmp_path / "table.csv")
+    found = score_split(LOGS, MAPS, "test", PLANS, tmp_path / "table.csv", processes=2)
     rows, wrong = disagreements(GOLDEN, tmp_path / "table.csv")
-    assert failures == {} and rows == count and rows > 600
+    assert found["failed"] == {} and rows == found["trajectories"] and rows > 600
     assert wrong == []
 
 
@@ -36,8 +36,8 @@ def plans():
 
 def scored(tmp_path, arrays, split="test"):
     np.savez(tmp_path / "plans.npz", **arrays)
-    outcome = score_split(LOGS, MAPS, split, tmp_path / "plans.npz", tmp_path / "table.csv", processes=1)
-    return outcome, table(tmp_path / "table.csv")
+    found = score_split(LOGS, MAPS, split, tmp_path / "plans.npz", tmp_path / "table.csv", processes=1)
+    return (found["trajectories"], found["failed"]), table(tmp_path / "table.csv")
 
 
 def test_a_scene_without_a_frame_before_has_no_ec(tmp_path, plans):
@@ -77,8 +77,8 @@ def test_a_log_that_cannot_be_read_is_named(tmp_path, plans):
     path = next(logs.glob("navsim_logs/test/*veh-46*.pkl"))
     path.write_bytes(path.read_bytes()[:1000])
     np.savez(tmp_path / "plans.npz", **{f"{TOKEN}_poses": plans})
-    _, failures = score_split(logs, MAPS, "test", tmp_path / "plans.npz", tmp_path / "table.csv", processes=1)
-    assert set(failures) == {str(path), TOKEN}
+    found = score_split(logs, MAPS, "test", tmp_path / "plans.npz", tmp_path / "table.csv", processes=1)
+    assert set(found["failed"]) == {str(path), TOKEN}
 
 
 def test_files_that_are_missing_or_hold_nothing_are_refused(tmp_path, plans):
@@ -90,7 +90,7 @@ def test_files_that_are_missing_or_hold_nothing_are_refused(tmp_path, plans):
         tokens_of(tmp_path / "broken.npz")
     with pytest.raises(ValueError, match="do not exist"):
         tokens_of(tmp_path / "absent.npz")
-    with pytest.raises(ValueError, match="has no log"):
+    with pytest.raises(ValueError, match="no logs in"):
         score_split(LOGS, MAPS, "nowhere", PLANS, tmp_path / "table.csv")
     with pytest.raises(ValueError, match="is no folder"):
         score_split(LOGS, tmp_path / "absent", "test", PLANS, tmp_path / "table.csv")
