@@ -7,6 +7,8 @@ from jaxtyping import Float, Shaped
 
 RESAMPLES = 4000
 COVERAGE = 0.95
+BLOCK = 1_000_000
+"""Numbers drawn at once: memory stays flat with the number of logs."""
 
 
 def mean_interval(
@@ -36,19 +38,22 @@ def mean_interval(
     if len(values) == 0 or len(values) != len(log_names):
         raise ValueError(f"{len(values)} values for {len(log_names)} scenes: an interval needs one value for each of at least one scene")
     _, log = np.unique(np.asarray(log_names), return_inverse=True)
-    return interval_of_sums(np.bincount(log, weights=values), np.bincount(log), resamples, seed)
-
-
-def interval_of_sums(
-    sums: Float[np.ndarray, "logs"], counts: Shaped[np.ndarray, "logs"], resamples: int = RESAMPLES, seed: int = 0
-) -> tuple[float, float]:
-    """`mean_interval` from each log's sum of values and number of values (at least 1)."""
-    logs = len(counts)
-    draws = np.random.default_rng(seed).multinomial(logs, np.full(logs, 1.0 / logs), size=resamples)
-    means = (draws @ sums) / (draws @ counts)
-    tail = (1.0 - COVERAGE) / 2
-    low, high = np.quantile(means, [tail, 1.0 - tail])
+    low, high = intervals_of_sums(np.bincount(log, weights=values)[:, None], np.bincount(log)[:, None], resamples, seed)[0]
     return float(low), float(high)
+
+
+def intervals_of_sums(
+    sums: Float[np.ndarray, "logs columns"], counts: Shaped[np.ndarray, "logs columns"], resamples: int = RESAMPLES, seed: int = 0
+) -> Float[np.ndarray, "columns 2"]:
+    """`mean_interval` of several columns at once, from each log's sum of values and number of values (at least 1)."""
+    logs = len(counts)
+    generator, means, block = np.random.default_rng(seed), [], max(1, BLOCK // logs)
+    for start in range(0, resamples, block):
+        size = min(block, resamples - start)
+        draws = generator.multinomial(logs, np.full(logs, 1.0 / logs), size=size).astype(np.float64)
+        means.append((draws @ sums) / (draws @ counts))
+    tail = (1.0 - COVERAGE) / 2
+    return np.quantile(np.concatenate(means), [tail, 1.0 - tail], axis=0).T
 
 
 def mean_interval_over_seeds(

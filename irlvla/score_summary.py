@@ -9,7 +9,7 @@ import numpy as np
 
 from irlvla import origin
 from irlvla.definitions import DEFINITIONS
-from irlvla.intervals import interval_of_sums
+from irlvla.intervals import intervals_of_sums
 from irlvla.score_parts import NAMES, ScoredScene, replaced
 
 METRES = ("ade", "fde")
@@ -45,17 +45,20 @@ def _columns(scenes: Sequence[ScoredScene]) -> dict[str, dict[str, Any]]:
     if not scenes:
         return {name: {"mean": None, "ci95": None, "trajectories": 0} for name in NAMES}
     _, log = np.unique([scene.log_name for scene in scenes], return_inverse=True)
-    sums = np.array([scene.sums for scene in scenes])
+    sums, counts = np.zeros((log.max() + 1, len(NAMES))), np.zeros((log.max() + 1, len(NAMES)))
+    rows = np.array([[scene.rows_with_ec if name == "ec" else scene.rows for name in NAMES] for scene in scenes])
+    np.add.at(sums, log, np.array([scene.sums for scene in scenes]))
+    np.add.at(counts, log, rows)
+    ends = intervals_of_sums(sums, np.maximum(counts, 1))
+    ec = NAMES.index("ec")
+    with_ec = counts[:, ec] > 0
+    if with_ec.any() and not with_ec.all():
+        ends[ec] = intervals_of_sums(sums[with_ec][:, [ec]], counts[with_ec][:, [ec]])[0]
     found = {}
     for column, name in enumerate(NAMES):
-        rows = np.array([scene.rows_with_ec if name == "ec" else scene.rows for scene in scenes])
-        total, count = np.bincount(log, weights=sums[:, column]), np.bincount(log, weights=rows)
-        total, count = total[count > 0], count[count > 0]
-        scale = 1 if name in METRES else 100
-        mean, ends = None, None
-        if len(count):
-            mean, ends = scale * float(total.sum() / count.sum()), [scale * end for end in interval_of_sums(total, count)]
-        found[name] = {"mean": mean, "ci95": ends, "trajectories": int(count.sum())}
+        number, scale = int(counts[:, column].sum()), 1 if name in METRES else 100
+        mean = scale * float(sums[:, column].sum() / number) if number else None
+        found[name] = {"mean": mean, "ci95": [scale * end for end in ends[column].tolist()] if number else None, "trajectories": number}
     return found
 
 
