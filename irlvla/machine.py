@@ -17,6 +17,8 @@ from typing import Literal
 import numpy as np
 from jaxtyping import Float
 
+from irlvla.origin import cores
+
 Level = Literal["ok", "note", "BAD"]
 
 DEMO_DISK, DEMO_MEMORY, LEAST_MEMORY = 6e9, 8 * 2**30, 2**30
@@ -222,17 +224,6 @@ def numba_cache() -> str:
         except OSError as error:
             reasons.append(f"{place}: {error.strerror or error}")
     raise ValueError(f"kernels cannot be kept: {'; '.join(reasons)}; set NUMBA_CACHE_DIR to a folder that can be written")
-
-
-def cores() -> int:
-    """Cores that this process may use: its affinity, cut to the container's share."""
-    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    quota = Path("/sys/fs/cgroup/cpu.max")
-    if quota.is_file():
-        share, period = quota.read_text().split()[:2]
-        if share != "max":
-            count = min(count, max(1, round(int(share) / int(period))))
-    return count
 
 
 def threads() -> list[Finding]:

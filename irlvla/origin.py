@@ -58,8 +58,14 @@ def machine() -> dict[str, Any]:
 
 
 def cores() -> int:
-    """Logical cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: its affinity, cut to the container's share."""
+    count = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = Path("/sys/fs/cgroup/cpu.max")
+    if quota.is_file():
+        share, period = quota.read_text().split()[:2]
+        if share != "max":
+            count = min(count, max(1, round(int(share) / int(period))))
+    return count
 
 
 def code_hash(names: tuple[str, ...]) -> str:
