@@ -258,7 +258,7 @@ def _split_findings(
         if len(tokens) < len(chosen.tokens):
             seen = f"{len(chosen.tokens) - len(tokens)} tokens stand twice in the file"
             found.append(Finding(name=f"{title}: doublets", level="note", seen=seen))
-    if look.cameras:
+    if look.cameras and scenes:
         found.append(_picture_finding(title, shares, len(scenes), look, is_strict))
     return found
 
@@ -315,7 +315,7 @@ def _map_complaint(maps: Path, city: str) -> str:
     try:
         map_files.map_path(maps, city)
     except (ValueError, OSError) as error:
-        return str(error)
+        return str(error).removeprefix(f"map {city}: ")
     return ""
 
 
@@ -339,5 +339,5 @@ def _map_findings(look: Look, readings: Sequence[Reading], has_split: bool) -> l
     routes = {(city, block) for city, block in routes if city in readable}
     if routes:
         strange = tuple(f"{city}: roadblock {block}" for city, block in sorted(routes - known))
-        found.append(_counted("routes", len(routes), strange, "roadblocks of the routes are in the maps"))
+        found.append(_counted("routes", len(routes), strange, "roadblocks of the routes are in the maps", note=not has_split))
     return found

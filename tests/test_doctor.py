@@ -185,6 +185,7 @@ def test_a_missing_map_matters_where_a_scene_needs_it(data):
 def test_a_map_that_does_not_fit_the_logs_is_named(data):
     write(data, "b", "trainval", roadblock_ids=["1", "77"])
     assert bad(found(data, *splits_of(data))) == {"routes": (f"{tiny.CITY}: roadblock 77",)}
+    assert found(data)["routes"].level == "note"
 
 
 def test_a_map_file_that_cannot_be_read_is_named(data):
