@@ -184,3 +184,28 @@ def test_the_pasts_length_follows_the_stamps(gaps_us, samples):
 
 def test_a_map_without_a_lane_of_the_route_is_off_route_everywhere():
     assert road_of([(layer, False, shape) for layer, _, shape in ROAD])[:, OFF_ROUTE].all()
+
+
+@pytest.mark.parametrize("size", [(4.0, 0.0), (0.0, 4.0), (0.0, 0.0)])
+def test_objects_may_be_lines_or_points(size):
+    assert judged([moving("vehicle", 30.0, 0.0, size=size)]) == [0.0, 0.0]
+    beside = moving("vehicle", 20.0, 1.3 + 0.5 * max(size), heading=0.5 * np.pi, size=size)
+    aslant = moving("vehicle", 20.0, 2.75, heading=0.25 * np.pi, size=size)
+    assert judged([beside, aslant]) == [1.0, 1.0]
+
+
+def surging(begin):
+    """A plan made `begin` seconds after some moment, of a car whose speed swings."""
+    time = begin + 0.5 * np.arange(1, 9)
+    way = 10.0 * (time - begin) - 2.5 / 1.5**2 * (np.sin(1.5 * time + 2.0) - np.sin(1.5 * begin + 2.0))
+    return np.stack([way, np.zeros(8), np.zeros(8)], axis=1)[None]
+
+
+@pytest.mark.parametrize("microseconds, score", [(0, 1.0), (4, 0.0)])
+def test_the_shift_of_two_plans_is_rounded_from_float_seconds(microseconds, score):
+    """Stamps 0.45 s apart: their difference in float seconds lies above (5 steps) or below (4 steps), as the stamps fall."""
+    scene = prepared_by_hand(gaps_us=(500_000, 500_000, 450_000))
+    scene = dataclasses.replace(
+        scene, **{name: getattr(scene, name) + microseconds for name in ("time_us", "previous_time_us", "past_time_us")}
+    )
+    assert sub_scores(scene, surging(0.45), surging(0.0)).ec[0] == score
