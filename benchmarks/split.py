@@ -115,8 +115,8 @@ def main() -> None:
                 raise SystemExit(f"{table} has {written} rows, {count} plans were given")
             bar = {"raw logs": FULL_SECONDS_LOGS, "the store": FULL_SECONDS_STORE}.get(source) if count >= FULL else None
             row(rows, f"score {count} scenes from {source}", wall, "s", bar=bar)
-            row(rows, "  memory, shared pages counted once", shared, "MB")
-            row(rows, "  memory, sum over processes", resident, "MB")
+            row(rows, f"  its memory ({count} scenes from {source}), shared pages counted once", shared, "MB")
+            row(rows, f"  its memory ({count} scenes from {source}), sum over processes", resident, "MB")
             memories.setdefault(source, []).append(shared)
         shutil.rmtree(folder)
     for source, sizes in memories.items():

@@ -25,7 +25,7 @@ def row(rows: list[dict], what: str, value: float, unit: str, bar: float | None 
         met = value >= bar if is_least else value <= bar
         rows[-1] |= {"bar": bar, "met": bool(met)}
         told = f"  (bar: {'at least' if is_least else 'at most'} {bar:g}: {'met' if met else 'MISSED'})"
-    print(f"{what:68} {value:12.2f} {unit}{told}", flush=True)
+    print(f"{what:84} {value:12.2f} {unit}{told}", flush=True)
 
 
 def seconds(work: Callable[[], object]) -> float:

@@ -52,4 +52,4 @@ def test_splits_of_two_sizes_are_scored_and_watched(tmp_path):
     (world / "world.json").write_text("{}")
     run("split", "--world", world, "--scenes", 2, 4, "--out", tmp_path / "out.json")
     found = rows(tmp_path / "out.json")
-    assert found["score 4 scenes from raw logs"] > 0 and found["  memory, shared pages counted once"] > 10
+    assert found["score 4 scenes from raw logs"] > 0 and found["  its memory (4 scenes from raw logs), shared pages counted once"] > 10
