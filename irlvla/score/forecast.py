@@ -117,28 +117,26 @@ def forecast_scene(scene: PreparedScene, found: Forecast) -> PreparedScene:
     )
 
 
-def trees(found: Forecast) -> list[shapely.STRtree]:
-    """The devkit's search tree of each forecast: equal finds come out in its order."""
-    is_static = found.types >= _FIRST_STATIC
-    corners = np.empty((len(found.boxes), 4, 2))
-    for box, values in zip(corners, found.boxes):
-        fill_box(*values, box)
-    static = shapely.polygons(corners[is_static])
-    result = []
-    for number in range(COUNT):
-        moved = corners[~is_static] + 0.1 * STRIDE * number * found.velocities[~is_static, None]
-        result.append(shapely.STRtree(np.concatenate([static, shapely.polygons(moved), found.reds]), NODE_CAPACITY))
-    return result
+def found_order(found: Forecast, number: int, corridor: shapely.Polygon, trees: dict[int, shapely.STRtree]) -> Int[np.ndarray, "kept"]:
+    """In which order the devkit meets the objects and lights that count in a corridor; what is not in it comes last.
 
-
-def ranks(known: list[shapely.STRtree], found: Forecast, corridor: shapely.Polygon) -> Int[np.ndarray, "26 kept"]:
-    """Which of the objects and lights that count the devkit meets first in a corridor, by forecast; what is not in it comes last."""
-    kept = np.flatnonzero(np.r_[found.is_apart, found.is_ahead])
-    order = np.full((COUNT, len(found.boxes) + len(found.reds)), len(found.boxes) + len(found.reds))
-    for number, tree in enumerate(known):
-        inside = tree.query(corridor, predicate="intersects")
-        order[number, inside] = np.arange(len(inside))
-    return np.ascontiguousarray(order[:, kept])
+    Args:
+        found: The forecast.
+        number: Which of its times.
+        corridor: Where leads are looked for.
+        trees: The devkit's search trees of times asked for before; this one's is added.
+    """
+    if number not in trees:
+        static = found.types >= _FIRST_STATIC
+        corners = np.empty((len(found.boxes), 4, 2))
+        for box, values in zip(corners, found.boxes):
+            fill_box(*values, box)
+        corners[~static] += 0.1 * STRIDE * number * found.velocities[~static, None]
+        trees[number] = shapely.STRtree(np.concatenate([shapely.polygons(corners), found.reds]), NODE_CAPACITY)
+    order = np.full(len(found.boxes) + len(found.reds), len(found.boxes) + len(found.reds))
+    inside = trees[number].query(corridor, predicate="intersects")
+    order[inside] = np.arange(len(inside))
+    return order[np.r_[found.is_apart, found.is_ahead]]
 
 
 def red_outlines(found: Forecast) -> tuple[Polygons, Float[np.ndarray, "reds 2"]]:

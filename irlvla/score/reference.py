@@ -16,7 +16,7 @@ from numba import njit
 from irlvla.geometry import fill_box, frozen, in_box, in_polygon, nearest_on_segment, segments_touch
 from irlvla.lanes import flat_polygons
 from irlvla.score.epdms import batch_scores, raw_scores
-from irlvla.score.forecast import COUNT, POSES, STRIDE, forecast, forecast_scene, ranks, red_outlines, trees
+from irlvla.score.forecast import COUNT, POSES, STRIDE, forecast, forecast_scene, found_order, red_outlines
 from irlvla.types import OBJECT_NAMES, STEPS, PreparedScene
 from irlvla.vehicle import LENGTH, REAR_AXLE_TO_CENTER, VX, WIDTH, simulated
 
@@ -66,7 +66,7 @@ def reference_proposals(
     red_rings = reds.vertices, reds.ring_start, reds.polygon_start
     limit = FALLBACK_SPEED if speed_limit is None else speed_limit
     targets = np.array(SPEED_SHARES) * limit
-    ego, known = frozen(scene.ego_state, np.float64), None
+    ego, trees = frozen(scene.ego_state, np.float64), dict[int, shapely.STRtree]()
     plans = np.empty((len(LATERAL_OFFSETS), len(SPEED_SHARES), POSES, 3))
     for number, offset in enumerate(LATERAL_OFFSETS):
         path = _shifted(scene.centerline, offset)
@@ -80,9 +80,12 @@ def reference_proposals(
         red_ways = np.array([_projected(x, y, path, progress) for x, y in red_centroids], dtype=np.float64)
         red_inside = shapely.intersects(corridor, found.reds[found.is_ahead]).astype(bool).reshape(-1)
         drive = (ego[VX], start, path, progress, *others[:2], *leads, *red_rings, red_inside, red_ways, targets, plans[number])
-        if _drive(*drive, np.zeros((COUNT, len(kept) + len(red_ways)), np.int64)):
-            known = trees(found) if known is None else known
-            _drive(*drive, ranks(known, found, corridor))
+        order, wanted = np.zeros((COUNT, len(kept) + len(red_ways)), np.int64), np.zeros(COUNT, np.bool_)
+        ordered = wanted.copy()
+        while _drive(*drive, order, wanted) and (wanted & ~ordered).any():
+            for place in np.flatnonzero(wanted & ~ordered):
+                order[place] = found_order(found, int(place), corridor, trees)
+            ordered = wanted.copy()
     plans = plans.reshape(-1, POSES, 3)
     states = simulated(scene.ego_state, plans[:, :STEPS])
     return plans, batch_scores(raw_scores(forecast_scene(scene, found), states, with_history=False))
@@ -225,18 +228,31 @@ def _leads(path, progress, line, vertices, ring_start, boxes, velocities, moves)
 
 @no_type_check
 @njit(cache=True, nogil=True)
+def _differ(i, k, boxes, velocities, heading):
+    """Whether it matters which of two leads is followed: lights are all the same, objects are if they have the same speed ahead."""
+    count = len(boxes)
+    if i >= count or k >= count:
+        return i < count or k < count
+    one = np.hypot(velocities[i, 0], velocities[i, 1]) * np.cos(boxes[i, 2] - heading)
+    return one != np.hypot(velocities[k, 0], velocities[k, 1]) * np.cos(boxes[k, 2] - heading)
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
 def _drive(
     speed, start, path, progress, boxes, velocities, corners, inside, ways,
-    red_vertices, red_rings, red_polygons, red_inside, red_ways, targets, plans, ranks,
+    red_vertices, red_rings, red_polygons, red_inside, red_ways, targets, plans, order, wanted,
 ):  # fmt: skip
-    """Write the poses of all speeds along one path; returns whether `ranks` could decide between leads that are equally near.
+    """Write the poses of all speeds along one path; returns whether `order` had to decide somewhere.
+
+    Of leads that are equally near (both on the ego, as a rule) the lower `order` counts; forecasts where that matters become `wanted`.
 
     A lead's speed is written only when an object is ahead: where nothing is, or a red light, the speed of the lead of the
     next slower proposal stays in place. So does the rear length that is written only when nothing is ahead. Beyond 4 s each
     proposal is extended alone, without that leak. Nothing keeps a speed from falling below 0. Before the first look the lead stands
     at the path's origin, so that the first step always brakes hard.
     """
-    count, proposals, is_tied = len(boxes), len(targets), False
+    count, proposals, was_tied = len(boxes), len(targets), False
     rings = 4 * np.arange(count + 1)
     way, speeds = np.full(proposals, start), np.full(proposals, speed)
     lead_way, lead_speed, lead_rear = np.zeros(proposals), np.zeros(proposals), np.zeros(proposals)
@@ -247,7 +263,7 @@ def _drive(
         leaked, leaked_rear = 0.0, 0.0
         for number in range(proposals):
             if step % STRIDE == 0:
-                number_now = step // STRIDE
+                place = step // STRIDE
                 _fill_pose(way[number], path, progress, pose)
                 x, y = pose[0] + REAR_AXLE_TO_CENTER * np.cos(pose[2]), pose[1] + REAR_AXLE_TO_CENTER * np.sin(pose[2])
                 fill_box(x, y, pose[2], LENGTH, WIDTH, car)
@@ -255,9 +271,9 @@ def _drive(
                 for i in range(count + len(red_inside)):
                     k = i - count
                     if k < 0:
-                        if not inside[number_now, i] or ways[number_now, i] <= way[number]:
+                        if not inside[place, i] or ways[place, i] <= way[number]:
                             continue
-                        gap = _gap(car, corners[number_now], rings, i, i + 1)
+                        gap = _gap(car, corners[place], rings, i, i + 1)
                     else:
                         if not red_inside[k] or red_ways[k] <= way[number]:
                             continue
@@ -265,10 +281,11 @@ def _drive(
                     if gap < nearest:
                         nearest, lead, is_open = gap, i, False
                     elif gap == nearest:
-                        is_open = is_open or lead < count
-                        if ranks[number_now, i] < ranks[number_now, lead]:
+                        is_open = is_open or _differ(i, lead, boxes, velocities, pose[2])
+                        if order[place, i] < order[place, lead]:
                             lead = i
-                is_tied = is_tied or is_open
+                if is_open:
+                    was_tied, wanted[place] = True, True
                 if step >= STEPS:
                     leaked, leaked_rear = 0.0, 0.0
                 if 0 <= lead < count:
@@ -287,4 +304,4 @@ def _drive(
             way[number] += 0.1 * speed
             speeds[number] = speed + 0.1 * min(max(change, -_DECELERATION), _ACCELERATION)
             _fill_pose(way[number], path, progress, plans[number, step])
-    return is_tied
+    return was_tied

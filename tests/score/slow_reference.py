@@ -22,43 +22,48 @@ def car(pose):
 
 
 def forecast_tracks(scene, boxes, velocities, types):
-    """(polygon now, velocity, heading, is it moving by itself) of what the planner sees, nearest first within each kind."""
+    """(polygon now, velocity, heading, speed, does it count) of what the planner sees: static ones first, nearest first within each kind."""
     center = np.array(car(scene.ego_state).centroid.coords[0])
     distances = [np.hypot(*(row[:2] - center)) for row in boxes]
     found = []
-    for kinds, most in (((0,), 50), ((1,), 25), ((2,), 10), (range(3, len(OBJECT_NAMES)), 50)):
+    for kinds, most in ((range(3, len(OBJECT_NAMES)), 50), ((0,), 50), ((1,), 25), ((2,), 10)):
         near = [i for i in range(len(boxes)) if types[i] in kinds and distances[i] <= 100.0]
         for i in sorted(near, key=lambda i: distances[i])[:most]:
             speed, heading = np.hypot(*velocities[i]), boxes[i, 2]
             turn = np.angle(np.exp(1j * (heading - np.arctan2(velocities[i, 1], velocities[i, 0]))))
             sign = 0.0 if types[i] > 2 else 1.0 if abs(turn) < np.pi / 2 else -1.0
             shift = sign * speed * np.array([np.cos(heading), np.sin(heading)])
-            found.append((box(*boxes[i]), shift, heading, 0.0 if types[i] > 2 else speed))
-    return [track for track in found if not track[0].intersects(car(scene.ego_state))]
+            apart = not box(*boxes[i]).intersects(car(scene.ego_state))
+            found.append((box(*boxes[i]), shift, heading, 0.0 if types[i] > 2 else speed, apart))
+    return found
 
 
-def red_polygons(scene):
+def red_tracks(scene):
+    """The red lights in the same form."""
     polygons = scene.red_polygons
     for i in np.flatnonzero(scene.red_valid[0]):
         polygon = shapely.Polygon()
         for ring in range(polygons.polygon_start[i], polygons.polygon_start[i + 1]):
             polygon ^= shapely.Polygon(polygons.vertices[polygons.ring_start[ring] : polygons.ring_start[ring + 1]])
-        if not car(scene.ego_state).within(polygon):
-            yield polygon
+        yield polygon, np.zeros(2), None, None, not car(scene.ego_state).within(polygon)
 
 
-def lead_ahead(path, way, forecast, reds):
-    """(gap, speed along the ego's heading or None for a light) of the nearest thing in the corridor that is further on, else None."""
+def lead_ahead(path, way, tree, tracks):
+    """(gap, speed along the ego's heading or None for a light) of the nearest thing in the corridor that is further on, else None.
+
+    Of several on the ego itself the first that comes out of the search tree counts.
+    """
     pose, ego = path["pose_at"](np.clip(way, 1e-5, path["length"])), None
     found = []
-    for polygon, heading, speed in forecast + [(red, None, None) for red in reds]:
-        if polygon.intersects(path["corridor"]) and path["line"].project(polygon.centroid) > way:
+    for i in tree.query(path["corridor"], predicate="intersects"):
+        polygon, (_, _, heading, speed, counts) = tree.geometries[i], tracks[i]
+        if counts and path["line"].project(polygon.centroid) > way:
             ego = ego or car(pose)
             found.append((ego.distance(polygon), None if heading is None else speed * np.cos(heading - pose[2])))
     return min(found, key=lambda lead: lead[0]) if found else None
 
 
-def driven(path, targets, way, speed, steps, forecasts, reds):
+def driven(path, targets, way, speed, steps, forecasts, tracks):
     """Ways (proposals, steps) of IDM; `lead` is the devkit's one array for all proposals, which is not cleared between them."""
     way, speed = np.array(way, dtype=float), np.array(speed, dtype=float)
     known = path.setdefault("known", {target: np.zeros(3) for target in targets})
@@ -67,7 +72,7 @@ def driven(path, targets, way, speed, steps, forecasts, reds):
         lead = np.zeros(3)
         for i, target in enumerate(targets):
             if step % 2 == 0:
-                nearest = lead_ahead(path, way[i], forecasts[step // 2], reds)
+                nearest = lead_ahead(path, way[i], forecasts[step // 2], tracks)
                 if nearest is None:
                     lead[0], lead[2] = path["length"], LENGTH / 2
                 else:
@@ -85,10 +90,9 @@ def driven(path, targets, way, speed, steps, forecasts, reds):
 
 def proposals(scene, boxes, velocities, types, limit):
     """The 15 plans (15, 51, 3)."""
-    tracks, reds = forecast_tracks(scene, boxes, velocities, types), list(red_polygons(scene))
+    tracks = [*forecast_tracks(scene, boxes, velocities, types), *red_tracks(scene)]
     forecasts = [
-        [(shapely.affinity.translate(polygon, *(0.2 * k * shift)), heading, speed) for polygon, shift, heading, speed in tracks]
-        for k in range(26)
+        shapely.STRtree([shapely.affinity.translate(polygon, *(0.2 * k * shift)) for polygon, shift, *_ in tracks], 10) for k in range(26)
     ]
     limit = 15.0 if limit is None else limit
     targets = [share * limit for share in (0.2, 0.4, 0.6, 0.8, 1.0)]
@@ -105,8 +109,8 @@ def proposals(scene, boxes, velocities, types, limit):
         ahead = shapely.LineString(inside) if len(inside) > 1 else substring(line, start, end)
         path = {"line": line, "length": along[-1], "pose_at": interp1d(along, points, axis=0)}
         path["corridor"] = ahead.buffer(WIDTH / 2, cap_style="square")
-        ways, speeds = driven(path, targets, [start] * 5, [scene.ego_state[3]] * 5, range(1, 41), forecasts, reds)
+        ways, speeds = driven(path, targets, [start] * 5, [scene.ego_state[3]] * 5, range(1, 41), forecasts, tracks)
         for i, target in enumerate(targets):
-            later, _ = driven(path, [target], ways[i, -1:], speeds[i : i + 1], range(41, 51), forecasts, reds)
+            later, _ = driven(path, [target], ways[i, -1:], speeds[i : i + 1], range(41, 51), forecasts, tracks)
             plans.append(path["pose_at"](np.clip(np.r_[start, ways[i], later[0]], 1e-5, along[-1])))
     return np.array(plans)

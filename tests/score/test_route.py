@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from irlvla.score.route import WINDOW, _nearest_block, centerline, corrected_route, route_blocks, route_lanes, starting_lane
@@ -146,6 +146,20 @@ def test_the_start_is_the_lane_under_the_rear_axle_with_the_best_heading():
     assert start(lanes, ["1", "2"], 10.0, heading=0.7).id == "102"
 
 
+def test_of_lanes_with_the_same_heading_the_devkits_search_tree_decides():
+    """Lanes 2 m apart and 4 m wide: every place is in two of them, all as well aligned."""
+    roads = {str(k): ((0.0, 2.0 * k), (50.0, 2.0 * k)) for k in (8, 3, 11, 2, 14, 6, 1, 9, 13, 5, 12, 4, 10, 7)}
+    lanes = tiny.city(roads, {})
+    areas = [*lanes.roadblocks.values(), *lanes.lanes.values()]
+    tree, first = shapely.STRtree([area.polygon for area in areas], 10), []
+    for y in np.arange(3.5, 27.0, 2.0):
+        under = [areas[place].id for place in tree.query(shapely.Point(10.0, y), predicate="intersects")]
+        found = start(lanes, list(roads), 10.0, y).id
+        assert found == next(name for name in under if name in lanes.lanes)
+        first.append(found == next(name for name in lanes.lanes if name in under))
+    assert 0 < sum(first) < len(first), "it is not simply the first of the route"
+
+
 def test_else_it_is_the_first_lane_that_holds_the_centre_and_else_the_nearest():
     lanes = tiny.city()
     assert start(lanes, ["1", "11", "2"], -1.0).id == "101"
@@ -200,11 +214,14 @@ def test_the_centerline_stops_after_thirty_roadblocks():
     assert len(route) > WINDOW and along(lanes, tuple(route), 22.0)[-1, 0] == last
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15, deadline=None, derandomize=True)
 @given(st.tuples(st.floats(-1e5, 1e5), st.floats(-1e5, 1e5), st.floats(-3.1, 3.1)), st.floats(-50.0, 160.0), st.floats(-3.0, 41.0))
 def test_moving_and_turning_the_world_changes_no_route(motion, x, y):
-    found = []
-    for shift in ((0.0, 0.0, 0.0), motion):
-        lanes = tiny.city(SIDE, SIDE_LINKS, motion=shift)
-        found.append(corrected(lanes, ("1", "11", "2", "12", "3"), *tiny.placed(np.array([[x, y]]), shift)[0], shift[2]))
+    lanes = tiny.city(SIDE, SIDE_LINKS)
+    reach = shapely.distance(np.array([block.polygon for block in lanes.roadblocks.values()]), shapely.Point(x, y))
+    assume(not ((reach > 0.99) & (reach < 1.42)).any())  # the square around the ego does not turn
+    assume(np.diff(np.sort(reach[reach > 0.0])[:3]).min() > 1e-6 if (reach > 1.0).all() else True)
+    found = [corrected(lanes, ("1", "11", "2", "12", "3"), x, y)]
+    turned = tiny.city(SIDE, SIDE_LINKS, motion=motion)
+    found.append(corrected(turned, ("1", "11", "2", "12", "3"), *tiny.placed(np.array([[x, y]]), motion)[0], motion[2]))
     assert found[0] == found[1]
