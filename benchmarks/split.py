@@ -51,9 +51,10 @@ def all_scenes(world: Path) -> dict[str, list[str]]:
 
 
 def write_inputs(world: Path, scenes: dict[str, list[str]], count: int, folder: Path) -> int:
-    """Writes a filter of the first `count` scenes and a plan for each; how many there are."""
+    """Writes a filter of `count` scenes, of logs drawn from all towns, and a plan for each; how many there are."""
     chosen: dict[str, list[str]] = {}
-    for name, tokens in scenes.items():
+    for place in np.random.default_rng(1).permutation(len(scenes)):
+        name, tokens = list(scenes.items())[place]
         left = count - sum(map(len, chosen.values()))
         if left > 0 and tokens:
             chosen[name] = tokens[:left]
@@ -117,11 +118,11 @@ def main() -> None:
             row(rows, f"score {count} scenes from {source}", wall, "s", bar=bar)
             row(rows, f"  its memory ({count} scenes from {source}), shared pages counted once", shared, "MB")
             row(rows, f"  its memory ({count} scenes from {source}), sum over processes", resident, "MB")
-            memories.setdefault(source, []).append(shared)
+            memories.setdefault(source, []).append(resident)
         shutil.rmtree(folder)
     for source, sizes in memories.items():
         if len(sizes) > 1:
-            what = f"memory with {max(options.scenes)} scenes over that with {min(options.scenes)}, from {source}"
+            what = f"memory of all processes with {max(options.scenes)} scenes over that with {min(options.scenes)}, from {source}"
             row(rows, what, sizes[-1] / sizes[0], "times", bar=GROWTH)
     if not can_store:
         print("this version of `irlvla score` has no --store: not measured")
