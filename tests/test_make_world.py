@@ -6,6 +6,7 @@ import yaml
 from PIL import Image
 
 from irlvla.data.navsim import Maps, log_moments, log_paths, scene_filter
+from irlvla.inventory import Look, inventory
 from irlvla.make_world import SPLITS, WorldConfig, make_world, scaled, tasks
 from irlvla.selection import ROWS, SPACING
 
@@ -39,6 +40,16 @@ def test_every_token_of_a_split_is_a_scene_with_its_previous_frame_and_pictures_
                 with Image.open(camera["CAM_L0"].path) as picture:
                     assert picture.size == (192, 108)
                 assert len(camera) == 8
+
+
+def test_the_doctor_finds_a_world_whole(worlds):
+    splits = tuple(str(worlds[0] / "splits" / f"{split}.yaml") for split in SPLITS)
+    look = Look(logs=worlds[0] / "openscene", maps=worlds[0] / "maps", splits=splits, cameras=("CAM_L0",), processes=1)
+    found = {one.name: one for one in inventory(look)}
+    assert not [one for one in found.values() if one.level == "BAD"]
+    scenes = scene_filter(splits[0]).tokens
+    pictures = found["split train: pictures"]
+    assert found["split train: scenes"].found == len(scenes) and pictures.found == pictures.expected > len(scenes)
 
 
 def test_scenes_of_a_log_are_a_second_apart_and_at_most_eight(worlds):
