@@ -219,8 +219,9 @@ class Trajectories:
     poses: Float[np.ndarray, "proposals poses 3"]
 
     def __post_init__(self) -> None:
-        if self.poses.shape[1] not in (POSES, STEPS - 1):
-            raise ValueError(f"a trajectory has {POSES} poses (2 Hz) or {STEPS - 1} (10 Hz), not {self.poses.shape[1]}")
+        shape = self.poses.shape
+        if len(shape) != 3 or shape[1] not in (POSES, STEPS - 1) or shape[2] != 3:
+            raise ValueError(f"trajectories have {POSES} poses (2 Hz) or {STEPS - 1} (10 Hz) of 3 numbers, not shape {shape}")
         _check_finite("trajectories", "poses", self.poses)
 
 

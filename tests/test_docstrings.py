@@ -8,7 +8,9 @@ import pytest
 
 PACKAGE = Path(__file__).resolve().parents[1] / "irlvla"
 MODULES = sorted(
-    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in PACKAGE.rglob("*.py") if ">>>" in path.read_text()
+    ".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts).removesuffix(".__init__")
+    for path in PACKAGE.rglob("*.py")
+    if ">>>" in path.read_text()
 )
 
 
