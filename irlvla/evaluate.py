@@ -1,7 +1,6 @@
 """Plans of every row on the same scenes, scored exactly: results.json, a table a policy, paired differences."""
 
 import csv
-import json
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -16,6 +15,7 @@ from irlvla.baselines import BASELINES
 from irlvla.data.features import poses_in_ego
 from irlvla.data.store import Indices, Store
 from irlvla.definitions import EPDMS
+from irlvla.files import json_mapping, short
 from irlvla.intervals import mean_interval
 from irlvla.score.distance import displacement_errors
 from irlvla.score.epdms import epdms, sub_scores
@@ -213,7 +213,7 @@ def late_onset(store: Store, indices: Indices) -> Bool[np.ndarray, "scenes"]:
 def unseen_logs(split: Path) -> set[str] | None:
     """Logs of towns that no policy was trained on, as the world beside a split says; None where nothing says so."""
     path = split.parent.parent / "world.json"
-    return set(json.loads(path.read_text()).get("unseen_logs", ())) if path.exists() else None
+    return set(json_mapping(path).get("unseen_logs", ())) if path.exists() else None
 
 
 def subsets(store: Store, indices: Indices, split: Path) -> dict[str, Bool[np.ndarray, "scenes"]]:
@@ -243,20 +243,34 @@ def read_table(path: Path) -> SceneTable:
     """A per-scene CSV as `write_table` wrote it.
 
     Raises:
-        ValueError: the file lacks a column, has no row, or mixes definitions of the score.
+        ValueError: the file is no CSV, lacks a column, has no row, two of a scene, a value that is no number, or mixes definitions of
+            the score.
     """
-    with path.open(newline="") as stream:
-        reader = csv.DictReader(stream)
-        lines = list(reader)
-        names = reader.fieldnames or []
+    try:
+        with path.open(newline="", encoding="utf-8") as stream:
+            reader = csv.DictReader(stream)
+            lines = list(reader)
+            names = reader.fieldnames or []
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise ValueError(f"{path}: no readable CSV ({error})") from error
     long_names = COLUMN_NAMES | {"epdms": "score", "ade": "ade", "fde": "fde"}
-    missing = sorted({"token", "log_name", "definition", *long_names.values()} - set(names))
+    columns = {"token", "log_name", "definition", *long_names.values()}
+    missing = sorted(columns - set(names))
     if missing:
         raise ValueError(f"{path}: columns {missing} are missing")
-    values = {name: np.array([float(line[column] or "nan") for line in lines]) for name, column in long_names.items()}
+    for row, line in enumerate(lines, 2):
+        absent = [column for column in columns if line[column] is None]
+        if absent:
+            raise ValueError(f"{path}: row {row} ends before {sorted(absent)[0]}")
+    values = {name: np.array([_cell(path, line, column) for line in lines]) for name, column in long_names.items()}
     definitions = sorted({line["definition"] for line in lines})
     if len(definitions) != 1:
-        raise ValueError(f"{path}: its rows are of {len(definitions)} definitions of the score, not of one: {', '.join(definitions)}")
+        raise ValueError(f"{path}: its rows are of {len(definitions)} definitions of the score, not of one: {', '.join(definitions)[:500]}")
+    rows: dict[str, int] = {}
+    for row, line in enumerate(lines, 2):
+        if line["token"] in rows:
+            raise ValueError(f"{path}: the rows {rows[line['token']]} and {row} are of one scene, {short(line['token'])}")
+        rows[line["token"]] = row
     return SceneTable(
         policy=path.stem,
         tokens=tuple(line["token"] for line in lines),
@@ -264,6 +278,17 @@ def read_table(path: Path) -> SceneTable:
         values=values,
         definition=definitions[0],
     )
+
+
+def _cell(path: Path, line: Mapping[str, str], column: str) -> float:
+    """A number of a CSV, NaN where there is none."""
+    try:
+        value = float(line[column] or "nan")
+    except ValueError:
+        value = np.inf
+    if np.isinf(value):
+        raise ValueError(f"{path}: scene {short(line['token'])} has the {column} {short(line[column])}, no number")
+    return value
 
 
 def _or_zeros(store: Store, indices: Indices, source: Any) -> np.ndarray:

@@ -27,7 +27,7 @@ def json_mapping(path: Path | str) -> dict[str, Any]:
     """
     value = json_value(path)
     if not isinstance(value, dict):
-        raise ValueError(f"{path}: holds {short(value)}, no mapping")
+        raise ValueError(f"{path}: holds no mapping but {short(value)}")
     return value
 
 
@@ -41,4 +41,4 @@ def short(value: Any) -> str:
         return ascii(value[:100] if isinstance(value, str) else value)
     if isinstance(value, int):
         return str(value) if value.bit_length() < 100 else f"an integer of {value.bit_length()} bits"
-    return type(value).__name__
+    return type(value).__name__.strip("_").lower()

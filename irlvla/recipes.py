@@ -1,12 +1,12 @@
 """Whole recipes: the configs of all stages that belong together. Adding one is a function here and a line in the dict."""
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from irlvla.data.features import SensorConfig
 from irlvla.data.store import Store
+from irlvla.files import json_mapping, short
 from irlvla.learned import checkpoint_of
 from irlvla.model.bev import BirdsEyeConfig
 from irlvla.model.policy import PolicyConfig
@@ -163,5 +163,10 @@ def kept_recipe(folder: Path) -> tuple[int, SensorConfig]:
     path = folder / "recipe.json"
     if not path.exists():
         raise ValueError(f"{folder} is no run: {path.name} is missing, train something first")
-    values = json.loads(path.read_text())
-    return values["seed"], config_of(SensorConfig, values["sensors"])
+    values = json_mapping(path)
+    if not isinstance(values.get("seed"), int):
+        raise ValueError(f"{path}: seed is {short(values.get('seed'))}, no whole number")
+    try:
+        return values["seed"], config_of(SensorConfig, values.get("sensors"))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error

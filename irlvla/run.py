@@ -8,6 +8,7 @@ import csv
 import dataclasses
 import json
 import os
+import re
 import shutil
 import types
 import typing
@@ -19,10 +20,12 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from irlvla import origin
 from irlvla.definitions import EPDMS
+from irlvla.files import json_mapping, short
 
 Generator = torch.Generator | np.random.Generator
 
@@ -68,9 +71,16 @@ def load(folder: Path | str) -> Checkpoint:
     """A checkpoint folder's contents, on the CPU.
 
     Raises:
-        ValueError: the folder is no checkpoint, or a module's file is missing.
+        ValueError: the folder is no checkpoint, or a file of it is missing or damaged.
     """
-    values = _checked_json(Path(folder) / "checkpoint.json")
+    path = Path(folder) / "checkpoint.json"
+    values = _checked_json(path)
+    for key, kind in (("weights", list), ("config", dict), ("normaliser", dict), ("provenance", dict)):
+        if not isinstance(values.get(key), kind):
+            raise ValueError(f"{path}: {key} is {short(values.get(key))}, no {kind.__name__}")
+    wrong = [name for name in values["weights"] if not isinstance(name, str) or not re.fullmatch(r"\w{1,100}", name)]
+    if wrong:
+        raise ValueError(f"{path}: weights names {short(wrong[0])}, no module")
     weights = {name: _checked_tensors(Path(folder) / f"{name}.safetensors") for name in values["weights"]}
     return Checkpoint(weights=weights, config=values["config"], normaliser=values["normaliser"], provenance=values["provenance"])
 
@@ -225,26 +235,41 @@ def config_of(kind: type, values: Mapping[str, Any]) -> Any:
     """A frozen config dataclass rebuilt from its JSON form: nested dataclasses and tuples get their types back.
 
     Raises:
-        ValueError: the values name a field that the class does not have.
+        ValueError: the values name a field that the class does not have, lack one that it needs, or hold one of another type.
     """
+    if not isinstance(values, Mapping):
+        raise ValueError(f"{kind.__name__} is {short(values)}, no mapping")
     fields = {field.name: field for field in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ValueError(f"{kind.__name__} has no fields {unknown}: the checkpoint was written by another version")
+        raise ValueError(f"{kind.__name__} has no fields {unknown[:10]}: the checkpoint was written by another version")
     hints = typing.get_type_hints(kind)
-    return kind(**{name: _typed(hints[name], value) for name, value in values.items()})
+    missing = dataclasses.MISSING
+    needed = [name for name, field in fields.items() if field.default is missing and field.default_factory is missing]
+    if set(needed) - set(values):
+        raise ValueError(
+            f"{kind.__name__} lacks {', '.join(sorted(set(needed) - set(values)))}: the checkpoint was written by another version"
+        )
+    return kind(**{name: _typed(f"{kind.__name__}.{name}", hints[name], value) for name, value in values.items()})
 
 
-def _typed(hint: Any, value: Any) -> Any:
-    if dataclasses.is_dataclass(hint) and isinstance(value, Mapping):
+def _typed(where: str, hint: Any, value: Any) -> Any:
+    if dataclasses.is_dataclass(hint):
         return config_of(hint, value)
     if typing.get_origin(hint) in (typing.Union, types.UnionType):
         options = [option for option in typing.get_args(hint) if option is not type(None)]
-        return value if value is None or len(options) != 1 else _typed(options[0], value)
+        return value if value is None or len(options) != 1 else _typed(where, options[0], value)
     if typing.get_origin(hint) is tuple and isinstance(value, list):
         inner = typing.get_args(hint)
         kinds = [inner[0]] * len(value) if inner and inner[-1] is Ellipsis else list(inner) or [Any] * len(value)
-        return tuple(_typed(kind, item) for kind, item in zip(kinds, value, strict=True))
+        if len(kinds) != len(value):
+            raise ValueError(f"{where} holds {len(value)} values, not {len(kinds)}")
+        return tuple(_typed(where, kind, item) for kind, item in zip(kinds, value, strict=True))
+    plain = {int: int, float: int | float, str: str, bool: bool}.get(hint)
+    if typing.get_origin(hint) is tuple or (
+        plain is not None and (not isinstance(value, plain) or isinstance(value, bool) != (hint is bool))
+    ):
+        raise ValueError(f"{where} is {short(value)}, no {getattr(hint, '__name__', hint)}")
     return value
 
 
@@ -287,10 +312,13 @@ def _replaced(folder: Path) -> Iterator[Path]:
 def _checked_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path} does not exist: {path.parent} holds no such checkpoint")
-    return json.loads(path.read_text())
+    return json_mapping(path)
 
 
 def _checked_tensors(path: Path) -> dict[str, torch.Tensor]:
     if not path.exists():
         raise ValueError(f"{path} does not exist: {path.parent} is incomplete or of another kind")
-    return load_file(path)
+    try:
+        return load_file(path)
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(f"{path}: no readable weights ({error})") from error

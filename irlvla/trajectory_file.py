@@ -1,7 +1,6 @@
 """The file of trajectories that is to be scored: an .npz with arrays named after scene tokens."""
 
 import io
-import math
 import os
 import zipfile
 import zlib
@@ -12,13 +11,15 @@ from typing import Any
 
 import numpy as np
 
+from irlvla.data.arrays import array_header
 from irlvla.types import POSES, STEPS
 
 KINDS = (("", POSES, 0), ("_10hz", STEPS - 1, 1000))
 """Suffix of an array's name, its poses, number of its first trajectory in the table."""
 
 _BAD_ARCHIVE = (ValueError, OSError, EOFError, NotImplementedError, RuntimeError, zipfile.BadZipFile, zlib.error)
-_HEADERS = {(1, 0): np.lib.format.read_array_header_1_0, (2, 0): np.lib.format.read_array_header_2_0}
+LARGEST = 1 << 29
+"""Bytes of an array: a few hundred thousand plans of a scene."""
 
 
 class _Reader(io.RawIOBase):
@@ -64,7 +65,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
         try:
             archive = zipfile.ZipFile(reader)
         except _BAD_ARCHIVE as error:
-            raise ValueError(f"trajectories {path}: no readable npz file ({error})") from error
+            raise ValueError(f"trajectories {path}: no readable npz file ({str(error)[:300]})") from error
         with archive:
             yield archive
 
@@ -118,21 +119,23 @@ def plans(archive: zipfile.ZipFile, token: str, suffix: str) -> tuple[np.ndarray
 def _array(archive: zipfile.ZipFile, name: str, count: int) -> np.ndarray | None:
     if f"{name}.npy" not in archive.NameToInfo:
         return None
+    entry = archive.NameToInfo[f"{name}.npy"]
     try:
-        with archive.open(f"{name}.npy") as file:
-            version = np.lib.format.read_magic(file)
-            if version not in _HEADERS:
-                raise ValueError(f"npy version {version[0]}.{version[1]} is not supported")
-            shape, by_columns, kind = _HEADERS[version](file)
+        if entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+            raise ValueError("it is compressed in another way than NumPy does")
+        with archive.open(entry) as file:
+            header = array_header(file)
             # Before anything is allocated: the header may claim what it likes.
-            if len(shape) != 3 or shape[1:] != (count, 3) or kind.kind not in "fiu":
-                raise ValueError(f"it has shape {shape} of {kind}, not (N, {count}, 3) of numbers")
-            data = file.read()
+            if len(header.shape) != 3 or header.shape[1:] != (count, 3) or header.dtype.kind not in "fiu":
+                raise ValueError(f"it has shape {header.shape} of {header.dtype}, not (N, {count}, 3) of numbers")
+            if header.size > LARGEST:
+                raise ValueError(f"its {header.shape[0]} plans have {header.size} bytes, more than {LARGEST}")
+            data = file.read(header.size + 1)
     except _BAD_ARCHIVE as error:
-        raise ValueError(f"array {name} cannot be used: {error}") from error
-    if len(data) != math.prod(shape) * kind.itemsize:
-        raise ValueError(f"array {name} cannot be used: {len(data)} bytes for shape {shape} of {kind}")
-    values = np.frombuffer(data, dtype=kind).reshape(shape, order="F" if by_columns else "C").astype(np.float64)
+        raise ValueError(f"array {name} cannot be used: {str(error)[:300]}") from error
+    if len(data) != header.size:
+        raise ValueError(f"array {name} cannot be used: {len(data)} bytes for shape {header.shape} of {header.dtype}")
+    values = np.frombuffer(data, dtype=header.dtype).reshape(header.shape, order=header.order).astype(np.float64)
     if not np.isfinite(values).all():
         raise ValueError(f"array {name} cannot be used: it holds values that are not finite")
     return np.ascontiguousarray(values)

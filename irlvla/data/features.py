@@ -1,5 +1,6 @@
 """Scene -> what a policy may see at one moment, and what annotations can teach it beside the human's plan."""
 
+import struct
 from dataclasses import dataclass
 from pathlib import Path
 from typing import no_type_check
@@ -7,7 +8,7 @@ from typing import no_type_check
 import numpy as np
 from jaxtyping import Float, UInt8
 from numba import njit
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 from irlvla.types import CAMERA_NAMES, HISTORY, LAYER_NAMES, Camera, Features, Polygons, PreparedScene, Scene
 
@@ -17,6 +18,11 @@ GRID_ORIGIN = (-8.0, -32.0)
 TARGET_NAMES = ("drivable", "route", "object", "red_light")
 """Channels of the bird's-eye grid: x from -8 to 56 m along rows, y from -32 to 32 m along columns, in the ego frame."""
 
+LARGEST_PICTURE = 50_000_000
+"""Pixels that a picture may have; NAVSIM's have 2 million."""
+
+_BAD_PICTURE = (OSError, SyntaxError, ValueError, LookupError, TypeError, struct.error, EOFError, Image.DecompressionBombError)
+"""What Pillow raises for damaged pictures."""
 _DRIVABLE_LAYERS = tuple(LAYER_NAMES.index(name) for name in ("roadblock", "intersection", "carpark"))
 
 
@@ -120,16 +126,19 @@ def resized_views(picture: Image.Image, camera: str, size: tuple[int, int]) -> l
 
 
 def _views(token: str, camera: Camera, size: tuple[int, int]) -> list[np.ndarray]:
-    if not Path(camera.path).exists():
+    if not Path(camera.path).is_file():
         raise ValueError(f"scene {token}: {camera.path} is missing, and the sensor config asks for {camera.name}")
     try:
-        with Image.open(camera.path) as picture:
+        # Of the formats that Pillow knows some run other programs.
+        with Image.open(camera.path, formats=("JPEG", "PNG")) as picture:
+            if picture.width * picture.height > LARGEST_PICTURE:
+                raise ValueError(f"it has {picture.width} x {picture.height} pixels")
             # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at little cost; never smaller than what is needed.
             least = (2 * size[0], 2 * size[1]) if camera.name == "CAM_F0" else size
             if picture.width >= 2 * least[0] and picture.height >= 2 * least[1]:
                 picture.draft("RGB", least)
             whole = picture.convert("RGB")
-    except (OSError, UnidentifiedImageError, SyntaxError) as error:
+    except _BAD_PICTURE as error:
         raise ValueError(f"scene {token}: {camera.path} is no readable picture: {error}") from error
     return resized_views(whole, camera.name, size)
 

@@ -3,9 +3,7 @@
 Source: motional/nuplan-devkit at nuplan-devkit-v1.2, nuplan/common/maps/nuplan_map (column names and graph edges).
 """
 
-import json
 import re
-import reprlib
 from collections import defaultdict
 from dataclasses import replace
 from pathlib import Path
@@ -17,6 +15,7 @@ from pyproj import CRS, Transformer
 from pyproj.exceptions import CRSError
 
 from irlvla.data.geopackage import LINES, POLYGONS, Layer, geopackage_layers
+from irlvla.files import json_mapping, short
 from irlvla.lanes import Lane, LaneMap, Roadblock, baseline, lane_map
 
 READ_LAYERS = {
@@ -47,17 +46,16 @@ def map_path(maps: str | Path, name: str) -> Path:
     index = Path(maps) / "nuplan-maps-v1.0.json"
     if not index.is_file():
         raise ValueError(f"{maps} is no NUPLAN_MAPS_ROOT: it has no {index.name}")
-    try:
-        cities = json.loads(index.read_text())
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ValueError(f"{index}: not JSON ({error})") from error
-    if not isinstance(cities, dict):
-        raise ValueError(f"{index}: holds no mapping of maps")
+    cities = json_mapping(index)
     name = ALIASES.get(name, name)
     if name not in cities:
-        raise ValueError(f"{index}: no map {name!r}; it lists {', '.join(sorted(cities))}")
+        raise ValueError(f"{index}: no map {short(name)}; it lists {', '.join(sorted(cities))[:500]}")
     if not isinstance(cities[name], dict) or not isinstance(cities[name].get("version"), str):
-        raise ValueError(f"{index}: map {name!r} has no version")
+        raise ValueError(f"{index}: map {short(name)} has no version")
+    # Both become part of a path: nothing but plain names may.
+    wrong = [part for part in (name, cities[name]["version"]) if not re.fullmatch(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,99}", part)]
+    if wrong:
+        raise ValueError(f"{index}: map {short(name)} has the name or version {short(wrong[0])}, no name of a folder")
     path = Path(maps) / name / cities[name]["version"] / "map.gpkg"
     if not path.is_file():
         raise ValueError(f"map {name}: {path} does not exist")
@@ -149,7 +147,7 @@ def _id(path: Path, name: str, fid: str, column: str, value: Any) -> str | None:
     if value is None or (isinstance(value, float) and np.isnan(value)):
         return None
     if isinstance(value, bytes) or (isinstance(value, float) and np.isinf(value)) or (isinstance(value, str) and len(value) > 64):
-        raise ValueError(f"{path}: layer {name}, fid {fid}: {column} is {reprlib.repr(value)}, no id")
+        raise ValueError(f"{path}: layer {name}, fid {fid}: {column} is {short(value)}, no id")
     try:
         return str(int(value))
     except ValueError:
@@ -172,7 +170,7 @@ def _limits(path: Path, name: str, layer: Layer) -> list[float | None]:
         except ValueError:
             limit = np.inf
         if limit is not None and not 0.0 <= limit < np.inf:
-            raise ValueError(f"{path}: layer {name}, fid {fid}: speed_limit_mps is {reprlib.repr(value)}, no speed")
+            raise ValueError(f"{path}: layer {name}, fid {fid}: speed_limit_mps is {short(value)}, no speed")
         limits.append(limit)
     return limits
 

@@ -7,6 +7,7 @@ and is opened only when all of them are.
 
 import json
 import shutil
+import zlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,14 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy.lib.format import open_memmap
 
+from irlvla.data.arrays import array_header
 from irlvla.data.features import GRID_CELLS, TARGET_NAMES, SensorConfig, view_names
+from irlvla.files import json_mapping, short
 from irlvla.types import HISTORY, POSES, Features, Polygons, PreparedScene
 
 Indices = Sequence[int] | Int[np.ndarray, "indices"]
 
-FORMAT = 1
+FORMAT = 2
 """Raised when files of an older store can no longer be read."""
 
 _FIELDS = {
@@ -53,6 +56,9 @@ _FIELDS = {
 }
 """Arrays of a PreparedScene in the order of a record, with their type and number of axes."""
 
+_HEADER = {
+    "format": int, "key": str, "complete": bool, "settings": dict, "shards": int, "failed": dict, "tokens": list, "scenes": dict,
+}  # fmt: skip
 _SHAPE_LENGTH = sum(axes for _, axes in _FIELDS.values())
 
 
@@ -87,7 +93,7 @@ class Store:
         self.folder = Path(folder)
         header = read_header(self.folder)
         if header is None:
-            raise ValueError(f"{self.folder} is no store: store.json is missing")
+            raise ValueError(f"{self.folder} is no store: store.json is missing or damaged")
         if header["format"] != FORMAT:
             raise ValueError(f"{self.folder} was written in format {header['format']}, this version reads {FORMAT}: prepare it again")
         if not header["complete"]:
@@ -98,13 +104,16 @@ class Store:
         self.failed: dict[str, str] = header["failed"]
         rows = np.array([row for row, token in enumerate(header["tokens"]) if token not in self.failed], dtype=np.int64)
         self.tokens: tuple[str, ...] = tuple(header["tokens"][row] for row in rows)
-        about = [header["scenes"][token] for token in self.tokens]
+        about = [_about(self.folder, header["scenes"], token) for token in self.tokens]
         self.log_names: tuple[str, ...] = tuple(scene["log_name"] for scene in about)
         self.pictures: tuple[str, ...] = tuple(scene["picture"] for scene in about)
         self._map_names = tuple(scene["map_name"] for scene in about)
         self._rows = rows
-        self._arrays = {name: np.load(self.folder / f"{name}.npy", mmap_mode="r") for name in _shapes(0, 0, SensorConfig())}
-        self.has_previous: Bool[np.ndarray, "scenes"] = np.array(self._arrays["has_previous"])[rows]
+        shapes = _shapes(len(header["tokens"]), 0, SensorConfig())
+        self._arrays = {name: _opened(self.folder / f"{name}.npy", shape, kind) for name, (shape, kind) in shapes.items()}
+        if self._arrays["images"].shape != self._arrays["previous_images"].shape:
+            raise ValueError(f"{self.folder}: images.npy and previous_images.npy differ in shape")
+        self.has_previous: Bool[np.ndarray, "scenes"] = np.array(self._arrays["has_previous"].view(np.uint8))[rows] != 0
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -139,12 +148,21 @@ class Store:
         return self._arrays["targets"][rows, moment]
 
     def prepared(self, index: int) -> PreparedScene:
-        """One scene ready to score, in arrays of its own."""
-        row = self._rows[index]
-        shard, start, end = self._arrays["record"][row]
+        """One scene ready to score, in arrays of its own.
+
+        Raises:
+            ValueError: the scene's record is not what was written.
+        """
+        row, token = self._rows[index], self.tokens[index]
+        shard, start, end, check = self._arrays["record"][row].tolist()
+        shape = np.array(self._arrays["record_shape"][row])
+        path = self.folder / f"prepared-{shard:04d}.bin"
+        is_inside = 0 <= start <= end and path.is_file() and end <= path.stat().st_size
         # Read, not mapped: the pages of a map would stay in the process's memory, scene after scene.
-        record = np.fromfile(self.folder / f"prepared-{shard:04d}.bin", dtype=np.uint8, offset=start, count=end - start)
-        return _unpacked(record, self._arrays["record_shape"][row], self.tokens[index], self.log_names[index], self._map_names[index])
+        record = np.fromfile(path, dtype=np.uint8, offset=start, count=end - start) if is_inside else np.zeros(0, np.uint8)
+        if _check(record, shape) != check:
+            raise ValueError(f"scene {token}: {path} or record.npy is missing or damaged, prepare the store again")
+        return _unpacked(record, shape, token, self.log_names[index], self._map_names[index])
 
     def _rows_of(self, indices: Indices, previous: bool) -> tuple[np.ndarray, int]:
         indices = np.asarray(indices, dtype=np.int64)
@@ -160,9 +178,41 @@ def read_header(folder: Path | str) -> dict[str, Any] | None:
     if not path.exists():
         return None
     try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError:
+        header = json_mapping(path)
+    except ValueError:
         return None
+    is_whole = all(isinstance(header.get(name), kind) for name, kind in _HEADER.items()) and 0 <= header["shards"] <= 100_000
+    strings = [*header["tokens"], *header["failed"].values(), *header["scenes"]] if is_whole else [None]
+    return header if all(isinstance(value, str) for value in strings) else None
+
+
+def _about(folder: Path, scenes: dict[str, Any], token: str) -> dict[str, str]:
+    """Log, map and picture of a scene that did not fail."""
+    about = scenes.get(token)
+    if not isinstance(about, dict) or not all(isinstance(about.get(name), str) for name in ("log_name", "map_name", "picture")):
+        raise ValueError(f"{folder}: store.json says nothing of scene {short(token)}")
+    return about
+
+
+def _opened(path: Path, shape: tuple[int, ...], kind: type) -> np.ndarray:
+    """A memory map of an array that has to have a type and shape (of pictures only the number and the colours)."""
+    try:
+        with path.open("rb") as file:
+            header = array_header(file)
+        size = path.stat().st_size - header.start
+        is_right = header.shape == shape or (len(shape) == 5 == len(header.shape) and header.shape[::4] == shape[::4])
+        if header.dtype != kind or not is_right or header.order != "C" or header.size != size:
+            raise ValueError(f"it has the shape {header.shape} of {header.dtype} in {size} bytes, not {shape} of {np.dtype(kind)}")
+        if not size:
+            return np.zeros(header.shape, kind)
+        return np.memmap(path, dtype=kind, mode="r", offset=header.start, shape=header.shape)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error
+
+
+def _check(record: np.ndarray | bytes, shape: np.ndarray) -> int:
+    """A sum by which a changed record is known."""
+    return zlib.crc32(shape.tobytes(), zlib.crc32(record))
 
 
 def create(folder: Path, key: str, settings: dict[str, Any], tokens: Sequence[str], shards: int, sensors: SensorConfig) -> None:
@@ -210,7 +260,7 @@ def write_shard(folder: Path, shard: int, scenes: Iterable[tuple[int | str, Prep
                 continue
             record, shape = packed(scene.prepared)
             stream.write(record)
-            arrays["record"][row] = shard, position, position + len(record)
+            arrays["record"][row] = shard, position, position + len(record), _check(record, shape)
             arrays["record_shape"][row] = shape
             position += len(record)
             written[row] = {"log_name": scene.prepared.log_name, "map_name": scene.prepared.map_name, "picture": scene.picture}
@@ -242,7 +292,7 @@ def finish(folder: Path) -> None:
     for shard in range(header["shards"]):
         if not done(folder, shard):
             raise ValueError(f"{folder}: shard {shard} of {header['shards']} is missing")
-        values = json.loads((folder / f"shard-{shard:04d}.json").read_text())
+        values = json_mapping(folder / f"shard-{shard:04d}.json")
         failed |= {header["tokens"][int(row)] if row.isdigit() else row: reason for row, reason in values["failed"].items()}
         scenes |= {header["tokens"][int(row)]: about for row, about in values["scenes"].items()}
     failed = {token: reason for token, reason in failed.items() if token not in scenes}
@@ -293,7 +343,7 @@ def _shapes(scenes: int, views: int, sensors: SensorConfig) -> dict[str, tuple[t
         "human": ((scenes, 2, POSES, 3), np.float64),
         "targets": ((scenes, 2, len(TARGET_NAMES), GRID_CELLS, GRID_CELLS), np.uint8),
         "has_previous": ((scenes,), np.bool_),
-        "record": ((scenes, 3), np.int64),
+        "record": ((scenes, 4), np.int64),
         "record_shape": ((scenes, _SHAPE_LENGTH), np.int64),
     }
 

@@ -95,7 +95,7 @@ def test_a_folder_without_store_is_named(tmp_path):
 def test_another_format_is_named(tmp_path, monkeypatch):
     written(tmp_path)
     monkeypatch.setattr(store, "FORMAT", 99)
-    with pytest.raises(ValueError, match="was written in format 1, this version reads 99"):
+    with pytest.raises(ValueError, match="was written in format 2, this version reads 99"):
         Store(tmp_path)
 
 
