@@ -158,6 +158,11 @@ def test_only_red_connectors_of_the_logged_route_count():
     assert valid.sum() == 5 and polygons.vertices[:, 0].min() == 110.0
 
 
+def test_a_connector_named_twice_in_a_frame_is_red_if_either_says_so():
+    polygons, valid = lit([(("111", True), ("111", False)), (("111", False), ("111", True)), (("111", True), ("111", True))])
+    assert len(polygons) == 1 and valid.sum() == 15
+
+
 def test_red_connectors_of_the_corrected_route_do_not_count():
     lanes = tiny.city()
     scene = tiny.scene(lanes, route=("2", "12", "3"), start=(10.0, 0.0, 0.0), lights=[(("111", True), ("112", True))])

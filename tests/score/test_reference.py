@@ -272,3 +272,14 @@ def test_the_fast_planner_equals_its_slow_twin(seed):
     fast, slow = reference_proposals(*arguments)[0], slow_reference.proposals(*arguments)
     np.testing.assert_allclose(fast[..., :2], slow[..., :2], atol=1e-6)
     np.testing.assert_allclose(np.exp(1j * fast[..., 2]), np.exp(1j * slow[..., 2]), atol=1e-6)
+
+
+def test_an_ego_that_rolls_back_far_enough_meets_the_nose_of_a_bus_beside_it():
+    """The bus is centred 5 m behind the ego's rear axle at the start, and reaches into the corridor with its nose."""
+    line = np.column_stack([np.arange(-40.0, 81.0, 5.0), np.zeros(25)])
+    scene = prepared_by_hand(speed=-6.0, centerline=line, origin=(20.0, 0.0, 0.0))
+    bus = np.array([(15.0, 4.9, -0.25, 24.0, 2.5)]), np.zeros((1, 2)), np.zeros(1, np.int64), 10.0
+    fast, slow = reference_proposals(scene, *bus)[0], slow_reference.proposals(scene, *bus)
+    np.testing.assert_allclose(fast[..., :2], slow[..., :2], atol=1e-9)
+    free = reference_proposals(scene, *(values[:0] for values in bus[:3]), 10.0)[0]
+    assert np.abs(fast - free).max() > 1.0
