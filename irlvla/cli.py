@@ -10,7 +10,8 @@ from typing import Annotated, Literal
 import tyro
 
 CAMERAS = ("CAM_F0", "CAM_L0", "CAM_R0")
-EXTRAS = {"torch": "train", "safetensors": "train", "tensorboard": "train", "matplotlib": "train", "sumo": "world", "pyarrow": "world"}
+EXTRAS = dict.fromkeys(("torch", "safetensors", "tensorboard", "matplotlib"), "train")
+EXTRAS |= dict.fromkeys(("sumo", "pyarrow", "pyogrio"), "world") | {"scipy": "train,world"}
 """Module -> the extra that brings it."""
 
 Stage = Literal["imitation", "reward", "ppo", "no_camera", "ego_mlp", "imitation_continued", "best_of_g"]
