@@ -5,7 +5,7 @@ import json
 import shutil
 import time
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -223,7 +223,7 @@ def _scenes(part: _Part, inputs: _Inputs) -> Iterator[tuple[str, PreparedScene |
     """Scenes of a part ready to score, or why they cannot be; a log that cannot be read goes by its path."""
     if inputs.store is not None:
         for index in part.indices:
-            yield inputs.store.tokens[index], inputs.store.prepared(index)
+            yield inputs.store.tokens[index], _or_reason(inputs.store.prepared, index)
         return
     chosen = SceneFilter(num_future_frames=FUTURE, has_route=False, tokens=tuple(inputs.tokens))
     try:
@@ -232,10 +232,14 @@ def _scenes(part: _Part, inputs: _Inputs) -> Iterator[tuple[str, PreparedScene |
         yield str(part.log), str(error)
         return
     for scene in scenes:
-        try:
-            yield scene.token, prepared(scene)
-        except ValueError as error:
-            yield scene.token, str(error)
+        yield scene.token, _or_reason(prepared, scene)
+
+
+def _or_reason(source: Callable[[Any], PreparedScene], of: Any) -> PreparedScene | str:
+    try:
+        return source(of)
+    except ValueError as error:
+        return str(error)
 
 
 def _names(part: _Part, inputs: _Inputs) -> list[str]:

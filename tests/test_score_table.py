@@ -232,6 +232,16 @@ def test_scenes_that_a_store_lacks_are_named(small, plans):
     assert "not in the store" in found["failed"][TOKEN] and found["scenes"] == 1 and found["scenes_without_trajectories"] == 3
 
 
+def test_a_damaged_record_of_a_store_is_named_and_the_others_are_scored(small):
+    again(small, store=small / "scenes")
+    path = next((small / "scenes").glob("prepared-0001.bin"))
+    data = bytearray(path.read_bytes())
+    data[1000] ^= 1
+    path.write_bytes(data)
+    found = again(small, store=small / "scenes")
+    assert [FOUR[2]] == list(found["failed"]) and "is missing or damaged" in found["failed"][FOUR[2]] and found["scenes"] == 3
+
+
 def test_a_store_of_other_code_is_prepared_again_or_refused(small, monkeypatch, capsys):
     again(small, store=small / "scenes")
     monkeypatch.setattr(prepare, "SOURCES", (*prepare.SOURCES, "cli.py"))

@@ -53,12 +53,13 @@ def test_tokens_are_listed_in_the_files_order_with_their_bytes(tmp_path):
 @pytest.mark.parametrize(
     "data, reason",
     [
-        (header((10**12, 8, 3)), "0 bytes for shape"),
+        (header((10**11, 8, 3)), "more than"),
+        (header((10**12, 8, 3)), "its header is"),
         (header((2, 8, 3)) + bytes(100), "100 bytes for shape"),
-        (header((2, 8, 3), "|O"), "of object"),
+        (header((2, 8, 3), "|O"), "its header is"),
         (header((2, 7, 3)), r"has shape \(2, 7, 3\)"),
         (header((8, 3)), r"has shape \(8, 3\)"),
-        (b"\x93NUMPY\x03\x00" + header((2, 8, 3))[8:], "npy version 3.0 is not supported"),
+        (b"\x93NUMPY\x04\x00" + header((2, 8, 3))[8:], "it is no npy array"),
         (b"", "cannot be used"),
         (b"no array at all", "cannot be used"),
         (header((1, 8, 3)) + np.full(24, np.inf).tobytes(), "not finite"),
