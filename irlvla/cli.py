@@ -68,7 +68,8 @@ def score(
     try:
         found = score_split(logs, maps, split, trajectories, out, processes, definition, store)
     except KeyboardInterrupt:
-        print(f"irlvla: interrupted; what was finished is kept in {store or folder_of(out)}, the same command goes on", file=sys.stderr)
+        kept = " and ".join(str(place) for place in (store, folder_of(out)) if place is not None and place.exists())
+        print(f"irlvla: interrupted; {kept or 'nothing'} keeps what was finished, the same command goes on from there", file=sys.stderr)
         raise SystemExit(130) from None
     print(f"{summary_text(found)}\n{out}\n{out.with_suffix('.json')}")
     for token, reason in found["failed"].items():

@@ -13,6 +13,7 @@ from irlvla.data import features as feature
 from irlvla.data import navsim, store
 from irlvla.data.features import SensorConfig
 from irlvla.data.store import Moment, Prepared, Store
+from irlvla.files import json_mapping
 from irlvla.score.prepared import prepared as prepared_scene
 from irlvla.types import HISTORY, Scene
 from irlvla.workers import work_off
@@ -208,13 +209,17 @@ def _groups(paths: Sequence[Path]) -> list[Sequence[Path]]:
 
 
 def all_cities(maps: Path) -> navsim.Maps:
-    """Map files that are there, read before workers fork; one that is not is missed by the scenes that need it."""
+    """All maps that can be read, read before workers fork; one that cannot is reported by the scenes that need it."""
     cities = navsim.Maps(maps)
-    index = maps / "nuplan-maps-v1.0.json"
-    listed = json.loads(index.read_text()) if index.is_file() else {}
-    for name, about in sorted(listed.items()):
-        if isinstance(about, dict) and (maps / name / str(about.get("version")) / "map.gpkg").is_file():
+    try:
+        names = sorted(json_mapping(maps / "nuplan-maps-v1.0.json"))
+    except ValueError:
+        return cities
+    for name in names:
+        try:
             cities[name]
+        except ValueError:
+            continue
     return cities
 
 

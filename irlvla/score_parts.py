@@ -4,7 +4,6 @@ import csv
 import fcntl
 import io
 import json
-import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -128,7 +127,7 @@ def read_parts(folder: Path, count: int) -> tuple[dict[str, ScoredScene], dict[s
 
 def write_table(path: Path, folder: Path, scenes: Iterable[ScoredScene]) -> None:
     """Writes the header and the rows of the scenes in the order given; the file appears whole or not at all."""
-    with replaced(path) as beside, beside.open("wb") as file:
+    with replaced(path, folder) as beside, beside.open("wb") as file:
         file.write(_text([COLUMNS]))
         for scene in scenes:
             with (folder / f"{scene.part:05d}.csv").open("rb") as part:
@@ -137,15 +136,11 @@ def write_table(path: Path, folder: Path, scenes: Iterable[ScoredScene]) -> None
 
 
 @contextmanager
-def replaced(path: Path) -> Iterator[Path]:
-    """A path beside `path` to write to, which takes its place if nothing went wrong."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        yield beside
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+def replaced(path: Path, folder: Path) -> Iterator[Path]:
+    """A path in a folder on the same disk to write to, which takes the place of `path` if nothing went wrong."""
+    new = folder / f"{path.name}.new"
+    yield new
+    new.replace(path)
 
 
 @contextmanager

@@ -62,10 +62,10 @@ def _columns(scenes: Sequence[ScoredScene]) -> dict[str, dict[str, Any]]:
     return found
 
 
-def write_summary(path: Path, found: Mapping[str, Any]) -> None:
-    """Writes the summary as JSON; the file appears whole or not at all."""
-    with replaced(path) as beside:
-        beside.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
+def write_summary(path: Path, folder: Path, found: Mapping[str, Any]) -> None:
+    """Writes the summary as JSON; the file appears whole or not at all. `folder` is that of the table's parts."""
+    with replaced(path, folder) as new:
+        new.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
 
 
 def summary_text(found: Mapping[str, Any]) -> str:

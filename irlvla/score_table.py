@@ -146,7 +146,7 @@ def score_split(
             found = summary(definition, scored, failures) | {"traffic": "log_replay", "trajectories_file": str(trajectories)}
             found |= {**inputs.about, "processes": processes, "seconds": time.perf_counter() - start, "seconds_scenes": ready - start}
             write_table(out, folder, scored)
-            write_summary(out.with_suffix(".json"), found)
+            write_summary(out.with_suffix(".json"), folder, found)
         if not lost:
             shutil.rmtree(folder_of(out))
     return found

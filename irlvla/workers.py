@@ -39,7 +39,8 @@ def work_off(jobs: Sequence[Job], work: Callable[[Job], None], processes: int, t
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     # Drawn by this loop and not by rich's thread, so that no process is forked beside a running thread.
-    with Progress(*columns, console=Console(stderr=True), auto_refresh=False, transient=True) as bar:
+    console = Console(stderr=True)
+    with Progress(*columns, console=console, auto_refresh=False, transient=True, disable=not console.is_terminal) as bar:
         task = bar.add_task(title, total=already + len(jobs), completed=already)
         if processes < 2 or len(jobs) < 2:
             for job in jobs:

@@ -7,7 +7,7 @@ from typing import get_args
 import numpy as np
 import pytest
 
-from irlvla import cli
+from irlvla import cli, score_table
 from irlvla.cli import _data, camera_names, main
 from irlvla.definitions import DEFINITIONS, Definition
 
@@ -44,6 +44,17 @@ def test_scoring_writes_a_row_for_every_plan(tmp_path, monkeypatch, capsys):
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, "score", *arguments, "--trajectories", tmp_path / "plans.npz", "--out", tmp_path / "out.csv")
     assert "failed: 00000000000000aa" in capsys.readouterr().out
+
+
+def test_an_interruption_says_where_to_go_on(monkeypatch, tmp_path, capsys):
+    def interrupted(*arguments):
+        (tmp_path / "out.csv.parts").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(score_table, "score_split", interrupted)
+    with pytest.raises(SystemExit, match="130"):
+        run(monkeypatch, "score", "--store", tmp_path, "--trajectories", tmp_path / "plans.npz", "--out", tmp_path / "out.csv")
+    assert f"interrupted; {tmp_path} and {tmp_path / 'out.csv.parts'} keeps what was finished" in capsys.readouterr().err
 
 
 def test_a_mistake_is_one_line_and_no_traceback(monkeypatch, tmp_path):

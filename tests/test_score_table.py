@@ -273,6 +273,22 @@ def test_logs_of_a_split_that_are_missing_are_counted(tmp_path, plans):
         again(tmp_path, split="split.yaml")
 
 
+def test_a_map_that_cannot_be_read_fails_only_its_scenes(tmp_path, plans):
+    maps = tmp_path / "maps"
+    shutil.copytree(MAPS, maps)
+    next(maps.glob("us-pa-*/*/map.gpkg")).write_bytes(b"no map")
+    np.savez(tmp_path / "plans.npz", **{f"{token}_poses": plans for token in FOUR})
+    found = score_split(LOGS, maps, "test", tmp_path / "plans.npz", tmp_path / "table.csv", processes=2)
+    assert found["scenes"] == 2 and {FOUR[2], FOUR[3]} <= set(found["failed"])
+    (maps / "nuplan-maps-v1.0.json").write_text("[]")
+    assert score_split(LOGS, maps, "test", tmp_path / "plans.npz", tmp_path / "table.csv", processes=2)["scenes"] == 0
+
+
+def test_no_plans_of_a_scene_are_no_rows(tmp_path, plans):
+    (count, failures), rows = scored(tmp_path, {f"{TOKEN}_poses": plans[:0], f"{OTHER}_poses": plans})
+    assert count == len(rows) == 3 and not failures
+
+
 def test_files_that_are_missing_or_hold_nothing_are_refused(tmp_path, plans):
     np.savez(tmp_path / "other.npz", values=plans)
     (tmp_path / "broken.npz").write_bytes(b"PK\x03\x04 no archive")
