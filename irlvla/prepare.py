@@ -253,15 +253,15 @@ def _scenes(work: _Work, shard: _Shard) -> Iterator[tuple[int | str, Prepared | 
     """Rows of a shard with their scenes, or why they failed; a log that cannot be read goes by its name."""
     for path in shard.paths:
         try:
-            moments = navsim.log_moments(path, work.maps, work.chosen, work.logs)
+            moments = navsim.scenes_or_reasons(path, work.maps, work.chosen, work.logs, previous=True)
         except ValueError as error:
             yield f"log {path.stem}", str(error)
             continue
-        for now, previous in moments:
+        for token, moment in moments:
             try:
-                yield work.rows[now.token], prepared_with_moments(now, previous, work.sensors)
+                yield work.rows[token], moment if isinstance(moment, str) else prepared_with_moments(*moment, work.sensors)
             except ValueError as error:
-                yield work.rows[now.token], str(error)
+                yield work.rows[token], str(error)
 
 
 def _key(logs: Path, maps: Path, split: Path | str, sensors: SensorConfig, paths: Sequence[Path]) -> str:

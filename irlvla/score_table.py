@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from irlvla import origin
-from irlvla.data.navsim import FUTURE, Maps, SceneFilter, log_paths, log_scenes, scenes_of_tokens
+from irlvla.data.navsim import FUTURE, Maps, SceneFilter, log_paths, scenes_of_tokens, scenes_or_reasons
 from irlvla.data.store import Store
 from irlvla.definitions import EPDMS, human_filter
 from irlvla.prepare import SOURCES, all_cities, is_filter_file, scene_filter_of, scene_store, stamps
@@ -227,12 +227,12 @@ def _scenes(part: _Part, inputs: _Inputs) -> Iterator[tuple[str, PreparedScene |
         return
     chosen = SceneFilter(num_future_frames=FUTURE, has_route=False, tokens=tuple(inputs.tokens))
     try:
-        scenes = log_scenes(part.log, inputs.maps, chosen, inputs.logs)
+        scenes = scenes_or_reasons(part.log, inputs.maps, chosen, inputs.logs)
     except ValueError as error:
         yield str(part.log), str(error)
         return
-    for scene in scenes:
-        yield scene.token, _or_reason(prepared, scene)
+    for token, moment in scenes:
+        yield token, moment if isinstance(moment, str) else _or_reason(prepared, moment[0])
 
 
 def _or_reason(source: Callable[[Any], PreparedScene], of: Any) -> PreparedScene | str:

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -273,13 +274,30 @@ def test_logs_of_a_split_that_are_missing_are_counted(tmp_path, plans):
         again(tmp_path, split="split.yaml")
 
 
+@pytest.mark.parametrize("store", [None, "scenes"])
+def test_a_damaged_frame_fails_only_the_scenes_that_hold_it(tmp_path, plans, store):
+    logs = tmp_path / "logs"
+    shutil.copytree(LOGS, logs)
+    path = log_paths(logs)[FOUR_LOGS[0]]
+    frames = pickle.loads(path.read_bytes())
+    place = [frame["token"] for frame in frames].index(FOUR[0])
+    frames[place + 2]["ego2global_translation"][0] = np.nan
+    path.write_bytes(pickle.dumps(frames))
+    np.savez(tmp_path / "plans.npz", **{f"{token}_poses": plans for token in FOUR})
+    (tmp_path / "four.yaml").write_text(json.dumps({"num_future_frames": 8, "tokens": FOUR, "log_names": FOUR_LOGS}))
+    found = score_split(
+        logs, MAPS, tmp_path / "four.yaml", tmp_path / "plans.npz", tmp_path / "table.csv", 1, store=store and tmp_path / store
+    )
+    assert list(found["failed"]) == FOUR[:1] and f"frame {place + 2}" in found["failed"][FOUR[0]] and found["scenes"] == 3
+
+
 def test_a_map_that_cannot_be_read_fails_only_its_scenes(tmp_path, plans):
     maps = tmp_path / "maps"
     shutil.copytree(MAPS, maps)
     next(maps.glob("us-pa-*/*/map.gpkg")).write_bytes(b"no map")
     np.savez(tmp_path / "plans.npz", **{f"{token}_poses": plans for token in FOUR})
     found = score_split(LOGS, maps, "test", tmp_path / "plans.npz", tmp_path / "table.csv", processes=2)
-    assert found["scenes"] == 2 and {FOUR[2], FOUR[3]} <= set(found["failed"])
+    assert found["scenes"] == 2 and set(found["failed"]) == {FOUR[2], FOUR[3]} and "map.gpkg" in found["failed"][FOUR[2]]
     (maps / "nuplan-maps-v1.0.json").write_text("[]")
     assert score_split(LOGS, maps, "test", tmp_path / "plans.npz", tmp_path / "table.csv", processes=2)["scenes"] == 0
 

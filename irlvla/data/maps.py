@@ -94,11 +94,17 @@ class Maps:
     """Cities read so far: each map file is opened once and shared by all scenes."""
 
     def __init__(self, root: str | Path) -> None:
-        self._root, self._known = root, dict[str, LaneMap]()
+        self._root, self._known, self._failed = root, dict[str, LaneMap](), dict[str, str]()
 
     def __getitem__(self, name: str) -> LaneMap:
+        if name in self._failed:
+            raise ValueError(self._failed[name])
         if name not in self._known:
-            self._known[name] = city_map(self._root, name)
+            try:
+                self._known[name] = city_map(self._root, name)
+            except ValueError as error:
+                self._failed[name] = str(error)
+                raise
         return self._known[name]
 
 

@@ -253,6 +253,39 @@ def log_moments(path: str | Path, maps: Maps, chosen: SceneFilter, logs: str | P
     return moments
 
 
+def scenes_or_reasons(
+    path: str | Path, maps: Maps, chosen: SceneFilter, logs: str | Path, previous: bool = False
+) -> Iterator[tuple[str, tuple[Scene, Scene | None] | str]]:
+    """Token of each scene of a log that passes the filter, with the scene, or with the reason why it cannot be read.
+
+    One damaged frame fails the windows that hold it and no others.
+
+    Args:
+        path: The log's pickle, below `logs`.
+        maps: Map files, read as needed.
+        chosen: The filter.
+        logs: The OPENSCENE_DATA_ROOT, for the paths of pictures.
+        previous: Whether the scene 0.5 s before comes with it, as in `log_moments`; else that is None.
+
+    Raises:
+        ValueError: The log as a whole cannot be read.
+    """
+    path = Path(path)
+    values = log_frames(path)
+    blobs = Path(logs) / "sensor_blobs" / path.parent.name
+    known: dict[int, Frame] = {}
+
+    def moment(first: int) -> tuple[Scene, Scene | None] | str:
+        try:
+            now = _scene(path, values, known, blobs, first, chosen.num_future_frames, maps)
+            before = _scene(path, values, known, blobs, first - 1, chosen.num_future_frames, maps) if previous and first > 0 else None
+        except ValueError as error:
+            return str(error)
+        return now, before
+
+    return ((str(values[place]["token"]), moment(place - HISTORY + 1)) for place in windows(values, chosen))
+
+
 def scenes(logs: str | Path, maps: str | Path, chosen: SceneFilter | str | Path, split: str | None = None) -> Iterator[Scene]:
     """All scenes of a filter, log by log in order of name.
 
