@@ -98,7 +98,7 @@ def test_the_batch_score_normalises_progress_over_the_batch():
 
 @pytest.mark.parametrize("count", [7, 39])
 def test_a_plan_of_the_wrong_length_is_refused(count):
-    with pytest.raises(ValueError, match=f"not {count}"):
+    with pytest.raises(ValueError, match=f"not shape .1, {count}, 3."):
         sub_scores(prepared_by_hand(), np.zeros((1, count, 3)))
 
 
