@@ -242,7 +242,9 @@ def config_of(kind: type, values: Mapping[str, Any]) -> Any:
     fields = {field.name: field for field in dataclasses.fields(kind)}
     unknown = sorted(set(values) - set(fields))
     if unknown:
-        raise ValueError(f"{kind.__name__} has no fields {unknown[:10]}: the checkpoint was written by another version")
+        raise ValueError(
+            f"{kind.__name__} has no fields {', '.join(short(name) for name in unknown[:5])}: the checkpoint was written by another version"
+        )
     hints = typing.get_type_hints(kind)
     missing = dataclasses.MISSING
     needed = [name for name, field in fields.items() if field.default is missing and field.default_factory is missing]

@@ -10,6 +10,7 @@ from jaxtyping import Float, UInt8
 from numba import njit
 from PIL import Image
 
+from irlvla.files import short
 from irlvla.types import CAMERA_NAMES, HISTORY, LAYER_NAMES, Camera, Features, Polygons, PreparedScene, Scene
 
 GRID_CELLS = 32
@@ -37,7 +38,7 @@ class SensorConfig:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.cameras) - set(CAMERA_NAMES))
         if unknown:
-            raise ValueError(f"unknown cameras {unknown}; known: {', '.join(CAMERA_NAMES)}")
+            raise ValueError(f"unknown cameras {', '.join(short(name) for name in unknown[:8])}; known: {', '.join(CAMERA_NAMES)}")
 
 
 def view_names(sensors: SensorConfig) -> tuple[str, ...]:

@@ -20,6 +20,8 @@ from irlvla.types import HISTORY, Scene
 
 FUTURE = 8
 """Future frames that scoring needs: 4 s at 2 Hz."""
+LONGEST_GAP = 60_000_000
+"""Between two frames of a scene, us: states are interpolated in between."""
 
 _FRAME_KEYS = (
     "token", "timestamp", "log_name", "map_location", "roadblock_ids", "traffic_lights", "ego2global_translation",
@@ -219,6 +221,10 @@ def _scene(path: Path, values: list, known: dict[int, Frame], blobs: Path, first
             raise ValueError(f"log {path}: frame {place + 1} ({after.token}) is of log {after.log_name!r}, not {before.log_name!r}")
         if before.time_us >= after.time_us:
             raise ValueError(f"log {path}: frame {place + 1} ({after.token}) is at {after.time_us} us, not after {before.time_us} us")
+        if after.time_us - before.time_us > LONGEST_GAP:
+            raise ValueError(
+                f"log {path}: frame {place + 1} ({after.token}) is {(after.time_us - before.time_us) / 1e6} s after the one before"
+            )
     now = frames[HISTORY - 1]
     return Scene(
         token=now.token,

@@ -130,7 +130,12 @@ class Store:
         """
         rows, moment = self._rows_of(indices, previous)
         images = self._arrays["previous_images" if previous else "images"][rows]
-        return Features(images=images, ego_history=self._arrays["ego_history"][rows, moment], command=self._arrays["command"][rows, moment])
+        try:
+            return Features(
+                images=images, ego_history=self._arrays["ego_history"][rows, moment], command=self._arrays["command"][rows, moment]
+            )
+        except ValueError as error:
+            raise ValueError(f"{self.folder} is damaged, prepare it again: {error}") from error
 
     def histories(self, indices: Indices, previous: bool = False) -> Float[np.ndarray, "batch 4 7"]:
         """Ego histories alone, without touching the pictures."""

@@ -135,7 +135,7 @@ def other_frames(random, frames: list[dict]) -> bytes:
         holder = frames[place]
         for step in steps[:-1]:
             holder = holder[step] if isinstance(holder, dict) and step in holder else None
-        if holder is None or steps[-1] not in holder:
+        if not isinstance(holder, dict) or steps[-1] not in holder:
             continue
         if change == 0:
             frames[place] = random.choice((frames[0], frames[-1], copy.deepcopy(frames[0]), evil_value(random), {}))

@@ -10,8 +10,10 @@ from typing import Any
 
 import numpy as np
 import shapely
+import torch
 from PIL import Image
 
+from irlvla import run
 from irlvla.data.features import SensorConfig, features, targets
 from irlvla.data.frames import frame
 from irlvla.data.maps import city_map
@@ -20,6 +22,7 @@ from irlvla.data.store import Store
 from irlvla.evaluate import DISTANCE_NAMES, METRIC_NAMES, SceneTable, read_table, write_table
 from irlvla.score.epdms import sub_scores
 from irlvla.score.prepared import prepared
+from irlvla.train.reward import RewardConfig
 from irlvla.trajectory_file import KINDS, opened, plans, tokens_in
 
 from .. import tiny
@@ -283,6 +286,31 @@ def _read_plans(folder: Path) -> int:
     return count
 
 
+def _prepare_checkpoint(folder: Path) -> dict[str, bytes]:
+    weights = {"policy": {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}}
+    config = {"sensors": SensorConfig(), "train": RewardConfig(), "rate": 0.1}
+    run.save(folder / "checkpoint", weights, config, {"mean": [0.0, 1.0]}, {"commit": None})
+    return {path.name: path.read_bytes() for path in sorted((folder / "checkpoint").iterdir())}
+
+
+def _write_checkpoint(random: Any, folder: Path, seeds: dict[str, bytes]) -> None:
+    for name, content in seeds.items():
+        (folder / "checkpoint" / name).write_bytes(content)
+    name = random.choice(("checkpoint.json", *seeds))
+    words = (*JSON_WORDS, b"-1", b'"a"', b"[1]", b'"../x"', b"F64", b"BOOL", b'"data_offsets":[0,99999999]')
+    (folder / "checkpoint" / name).write_bytes(mutations.spoiled(random, seeds[name], tuple(seeds.values()), words))
+
+
+def _read_checkpoint(folder: Path) -> int:
+    checkpoint = run.load(folder / "checkpoint")
+    try:
+        run.config_of(SensorConfig, checkpoint.config.get("sensors"))
+        run.config_of(RewardConfig, checkpoint.config.get("train"))
+    except ValueError as error:
+        raise ValueError(f"checkpoint: {error}") from error
+    return len(checkpoint.weights)
+
+
 READERS = {
     "pickle": Reader(prepare=_prepare_log, write=_write_log, read=_read_log, words=("log.pkl", "scene 0")),
     "gpkg": Reader(prepare=_prepare_map, write=_write_map, read=_read_map, words=("map.gpkg", "scene 0", f"map {tiny.CITY}")),
@@ -303,5 +331,6 @@ READERS = {
         prepare=_prepare_table, write=_write_table, read=lambda folder: len(read_table(folder / "table.csv").tokens), words=("table.csv",)
     ),
     "picture": Reader(prepare=_prepare_picture, write=_write_picture, read=_read_picture, words=("picture.jpg",)),
+    "checkpoint": Reader(prepare=_prepare_checkpoint, write=_write_checkpoint, read=_read_checkpoint, words=("checkpoint",)),
     "store": Reader(prepare=_prepare_store, write=_write_store, read=_read_store, words=("store",)),
 }
