@@ -243,7 +243,7 @@ def config_of(kind: type, values: Mapping[str, Any]) -> Any:
     unknown = sorted(set(values) - set(fields))
     if unknown:
         raise ValueError(
-            f"{kind.__name__} has no fields {', '.join(short(name) for name in unknown[:5])}: the checkpoint was written by another version"
+            f"{kind.__name__} has no fields [{', '.join(short(name) for name in unknown[:5])}]: the checkpoint was written by another version"
         )
     hints = typing.get_type_hints(kind)
     missing = dataclasses.MISSING

@@ -38,7 +38,7 @@ class SensorConfig:
     def __post_init__(self) -> None:
         unknown = sorted(set(self.cameras) - set(CAMERA_NAMES))
         if unknown:
-            raise ValueError(f"unknown cameras {', '.join(short(name) for name in unknown[:8])}; known: {', '.join(CAMERA_NAMES)}")
+            raise ValueError(f"unknown cameras [{', '.join(short(name) for name in unknown[:8])}]; known: {', '.join(CAMERA_NAMES)}")
 
 
 def view_names(sensors: SensorConfig) -> tuple[str, ...]:

@@ -256,9 +256,12 @@ def _objects(annotations: dict[str, Any]) -> Objects:
     wrong = np.flatnonzero((boxes[:, 3:5] < 0).any(axis=1) | (boxes[:, 3:5] > LARGEST).any(axis=1))
     if len(wrong):
         raise ValueError(f"gt_boxes holds a box of {boxes[wrong[0], 3]} m x {boxes[wrong[0], 4]} m, row {wrong[0]}")
+    velocities = numbers(annotations, "gt_velocity_3d", (-1, 3), FASTEST, may_be_unknown=True)
+    if not len(tokens) == len(names) == len(boxes) == len(velocities):
+        raise ValueError(f"objects: {len(tokens)} tokens, {len(names)} types, {len(boxes)} boxes, {len(velocities)} velocities")
     return Objects(
         track_tokens=tuple(_id("track_tokens", token) for token in tokens),
         types=np.array([OBJECT_NAMES.index(name) for name in names], dtype=np.int64),
         boxes=boxes,
-        velocities=numbers(annotations, "gt_velocity_3d", (-1, 3), FASTEST, may_be_unknown=True),
+        velocities=velocities,
     )

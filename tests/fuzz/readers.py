@@ -5,6 +5,7 @@ import json
 import pickle
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from PIL import Image
 from irlvla import run
 from irlvla.data.features import SensorConfig, features, targets
 from irlvla.data.frames import frame
-from irlvla.data.maps import city_map
+from irlvla.data.maps import Maps, city_map
 from irlvla.data.navsim import SceneFilter, log_scenes, scene_filter
 from irlvla.data.store import Store
 from irlvla.evaluate import DISTANCE_NAMES, METRIC_NAMES, SceneTable, read_table, write_table
@@ -63,16 +64,21 @@ JSON_WORDS = (
 )
 
 
-class _City:
+class _OneCity(Maps):
     """Stands in for the map files: one city, made in memory."""
 
     def __init__(self) -> None:
-        self._city = tiny.city(motion=(*tiny.ORIGIN, 0.0))
+        self._known = {tiny.CITY: tiny.city(motion=(*tiny.ORIGIN, 0.0))}
 
     def __getitem__(self, name: str) -> Any:
-        if name != tiny.CITY:
+        if name not in self._known:
             raise ValueError(f"log.pkl: no map {ascii(name)}")
-        return self._city
+        return self._known[name]
+
+
+@cache
+def _maps() -> _OneCity:
+    return _OneCity()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,7 +105,7 @@ def _prepare_log(folder: Path) -> dict[str, Any]:
     contents = [pickle.dumps(frames, protocol) for protocol in range(6)]
     contents.append(contents[0].replace(b"numpy._core", b"numpy.core"))
     tiny.write_log(folder / "logs", contents[4])
-    return {"frames": frames, "contents": contents, "codes": [mutations.opcodes(content) for content in contents], "city": _City()}
+    return {"frames": frames, "contents": contents, "codes": [mutations.opcodes(content) for content in contents]}
 
 
 def _write_log(random: Any, folder: Path, seeds: dict[str, Any]) -> None:
@@ -116,12 +122,8 @@ def _write_log(random: Any, folder: Path, seeds: dict[str, Any]) -> None:
     tiny.write_log(folder / "logs", content)
 
 
-CITIES: list[_City] = []
-
-
 def _read_log(folder: Path) -> int:
-    CITIES or CITIES.append(_City())
-    scenes = log_scenes(folder / "logs" / "navsim_logs" / "test" / "log.pkl", CITIES[0], FILTER, folder / "logs")
+    scenes = log_scenes(folder / "logs" / "navsim_logs" / "test" / "log.pkl", _maps(), FILTER, folder / "logs")
     for scene in scenes[:1]:
         ready = prepared(scene)
         features(scene, SensorConfig(cameras=()))
