@@ -231,7 +231,7 @@ def write_json(path: Path | str, values: Any) -> None:
     os.replace(beside, path)
 
 
-def config_of(kind: type, values: Mapping[str, Any]) -> Any:
+def config_of(kind: type, values: Any) -> Any:
     """A frozen config dataclass rebuilt from its JSON form: nested dataclasses and tuples get their types back.
 
     Raises:

@@ -43,7 +43,7 @@ class Frame:
     cameras: tuple[Camera, ...]
 
 
-def frame(values: dict[str, Any], blobs: Path) -> Frame:
+def frame(values: dict, blobs: Path) -> Frame:
     """A frame of a log.
 
     Args:
@@ -80,13 +80,13 @@ def frame(values: dict[str, Any], blobs: Path) -> Frame:
     )
 
 
-def route(values: dict[str, Any]) -> tuple[str, ...]:
+def route(values: dict) -> tuple[str, ...]:
     """Ids of the roadblocks of a frame's route."""
     blocks = _value(values, "roadblock_ids")
     return () if blocks is None else tuple(_id("roadblock_ids", block) for block in _items("roadblock_ids", blocks))
 
 
-def text(values: dict[str, Any], key: str) -> str:
+def text(values: dict, key: str) -> str:
     """A name or token of a frame."""
     value = _value(values, key)
     if not isinstance(value, str) or not 0 < len(value) <= 256 or not value.isprintable():
@@ -94,7 +94,7 @@ def text(values: dict[str, Any], key: str) -> str:
     return str(value)
 
 
-def numbers(values: dict[str, Any], key: str, shape: tuple[int, ...], largest: float, may_be_unknown: bool = False) -> np.ndarray:
+def numbers(values: dict, key: str, shape: tuple[int, ...], largest: float, may_be_unknown: bool = False) -> np.ndarray:
     """Numbers of a frame as float64, from an array or lists.
 
     Args:
@@ -147,7 +147,7 @@ def rotation(quaternion: Iterable[float]) -> Float[np.ndarray, "3 3"]:
     )
 
 
-def _value(values: dict[str, Any], key: str) -> Any:
+def _value(values: dict, key: str) -> Any:
     if key not in values:
         raise ValueError(f"{key} is missing")
     return values[key]
@@ -167,14 +167,14 @@ def _listed(key: str, value: list | tuple, row: tuple[int, ...]) -> np.ndarray:
     return np.array(flat, dtype=np.float64).reshape(-1, *row)
 
 
-def _mapping(values: dict[str, Any], key: str) -> dict[str, Any]:
+def _mapping(values: dict, key: str) -> dict:
     value = _value(values, key)
     if not isinstance(value, dict):
         raise ValueError(f"{key} is {short(value)}, no mapping")
     return value
 
 
-def _named(values: dict[str, Any], key: str) -> dict[str, Any]:
+def _named(values: dict, key: str) -> dict[str, Any]:
     """A mapping from cameras, whose names may be in lower case; none is an empty one."""
     cameras = {} if values.get(key) is None else _mapping(values, key)
     wrong = [name for name in cameras if not isinstance(name, str)]
@@ -198,14 +198,14 @@ def _id(key: str, value: Any) -> str:
     return str(value)
 
 
-def _time(values: dict[str, Any]) -> int:
+def _time(values: dict) -> int:
     value = _value(values, "timestamp")
     if isinstance(value, bool) or not isinstance(value, int | float | np.integer) or not 0 <= value < 2**60:
         raise ValueError(f"timestamp is {short(value)}, no time in microseconds")
     return int(value)
 
 
-def _lights(values: dict[str, Any]) -> tuple[tuple[str, bool], ...]:
+def _lights(values: dict) -> tuple[tuple[str, bool], ...]:
     value = _value(values, "traffic_lights")
     if not isinstance(value, list | tuple):
         raise ValueError(f"traffic_lights is {short(value)}, no list")
@@ -217,21 +217,21 @@ def _lights(values: dict[str, Any]) -> tuple[tuple[str, bool], ...]:
     return tuple(lights)
 
 
-def _quaternion(values: dict[str, Any], key: str) -> np.ndarray:
+def _quaternion(values: dict, key: str) -> np.ndarray:
     turn = numbers(values, key, (4,), 2.0)
     if np.linalg.norm(turn) < 0.1:
         raise ValueError(f"{key} is {turn}, no rotation")
     return turn
 
 
-def _turn(values: dict[str, Any], key: str) -> np.ndarray:
+def _turn(values: dict, key: str) -> np.ndarray:
     """A rotation matrix from a matrix or a quaternion."""
     value = _value(values, key)
     is_matrix = (isinstance(value, np.ndarray) and value.ndim == 2) or (isinstance(value, list | tuple) and len(value) == 3)
     return numbers(values, key, (3, 3), 2.0) if is_matrix else rotation(_quaternion(values, key))
 
 
-def _camera(name: str, values: dict[str, Any], blobs: Path, ego_from_lidar: np.ndarray) -> Camera:
+def _camera(name: str, values: dict, blobs: Path, ego_from_lidar: np.ndarray) -> Camera:
     path = text(values, "data_path")
     if PurePosixPath(path).is_absolute() or ".." in PurePosixPath(path).parts:
         raise ValueError(f"data_path is {short(path)}, which is not below the sensor blobs")
@@ -247,7 +247,7 @@ def _camera(name: str, values: dict[str, Any], blobs: Path, ego_from_lidar: np.n
     )
 
 
-def _objects(annotations: dict[str, Any]) -> Objects:
+def _objects(annotations: dict) -> Objects:
     names, tokens = (_items(key, _value(annotations, key)) for key in ("gt_names", "track_tokens"))
     unknown = [name for name in names if not isinstance(name, str) or name not in OBJECT_NAMES]
     if unknown:

@@ -123,7 +123,8 @@ class _Array(np.ndarray):
 class _Unpickler(pickle.Unpickler):
     def __init__(self, content: bytes) -> None:
         super().__init__(io.BytesIO(content))
-        self._left = len(content)
+        # Protocols before 3 write the bytes of an array as text first.
+        self._left = {"arrays": len(content), "text": len(content)}
         core = ("numpy.core", "numpy._core")
         names = {("_codecs", "encode"): self._encoded, ("numpy", "ndarray"): self._refused, ("numpy", "dtype"): self._type}
         names |= {(f"{room}.multiarray", "_reconstruct"): self._reconstructed for room in core}
@@ -141,12 +142,12 @@ class _Unpickler(pickle.Unpickler):
         whole = isinstance(shape, tuple) and len(shape) <= 8 and all(type(length) is int and 0 <= length < 2**40 for length in shape)
         if not whole or math.prod(shape) * itemsize != held:
             raise pickle.UnpicklingError(f"an array of the shape {short(shape) if whole else '?'} out of {held} bytes or elements")
-        self.take(held)
+        self._take("arrays", held)
 
-    def take(self, size: int) -> None:
-        self._left -= size
-        if self._left < 0:
-            raise pickle.UnpicklingError("more bytes in arrays than the file has")
+    def _take(self, what: str, size: int) -> None:
+        self._left[what] -= size
+        if self._left[what] < 0:
+            raise pickle.UnpicklingError(f"more bytes in {what} than the file has")
 
     def dtype(self, kind: Any) -> np.dtype:
         if not isinstance(kind, _Type):
@@ -184,7 +185,7 @@ class _Unpickler(pickle.Unpickler):
         """How protocols before 3 write bytes."""
         if not isinstance(text, str) or encoding not in ("latin1", "latin-1"):
             raise pickle.UnpicklingError(f"{type(text).__name__} encoded as {short(encoding)}")
-        self.take(len(text))
+        self._take("text", len(text))
         return text.encode("latin1")
 
 
