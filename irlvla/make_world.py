@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image
 
 from irlvla.data.navsim import Maps, SceneFilter, log_moments
+from irlvla.definitions import EPDMS
 from irlvla.score.prepared import prepared
 from irlvla.selection import (
     FUTURE,
@@ -345,7 +346,7 @@ def make_world(folder: Path, seed: int = 0, logs: int | None = None, cameras: tu
         write_split(folder / "splits" / f"{split}.yaml", sorted((log for log in kept if log.split == split), key=lambda log: log.log_name))
     (folder / "world.json").write_text(json.dumps(summary, indent=1) + "\n")
     for title in ("before", "after"):
-        print(printed_table(f"{title} selection", summary["baselines"][title]))
+        print(printed_table(f"{title} selection, {EPDMS}", summary["baselines"][title]))
     print(f"situations in test: {summary['situations']}; constant velocity below 1: {summary['constant_velocity_below_one']}")
     print(f"world: {summary['logs']} logs, {summary['scenes']} scenes in {time.perf_counter() - begin:.1f} s", flush=True)
     return summary
@@ -361,6 +362,7 @@ def _summary(config: WorldConfig, logs: list[Kept], unseen: set[str]) -> dict[st
         "logs": {split: sum(log.split == split for log in logs) for split in SPLITS},
         "scenes": {split: sum(len(log.tokens) for log in logs if log.split == split) for split in SPLITS},
         "tried": sum(log.tried for log in logs),
+        "definition": EPDMS,
         "baselines": {"before": table_rows([scores for log in logs for scores in log.before]), "after": table_rows(after)},
         "situations": {name: round(float(np.mean([scene[name] for scene in met])), 3) for name in SITUATIONS},
         "constant_velocity_below_one": {
