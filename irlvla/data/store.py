@@ -221,20 +221,27 @@ def _check(record: np.ndarray | bytes, shape: np.ndarray) -> int:
 
 
 def create(folder: Path, key: str, settings: dict[str, Any], tokens: Sequence[str], shards: int, sensors: SensorConfig) -> None:
-    """Lays out an empty store of the right size; whatever store was in the folder is removed.
+    """Lays out an empty store of the right size; whatever store was in the folder is removed. Killed meanwhile, it can be done again.
 
     Raises:
         ValueError: the folder holds something that is not a store.
     """
     if folder.exists() and any(folder.iterdir()) and not (folder / "store.json").exists():
         raise ValueError(f"{folder} is not empty and no store: refusing to overwrite it")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    place = folder.resolve()
+    new, old = (place.with_name(f".{place.name}.{word}") for word in ("new", "old"))
+    for left in (new, old):
+        shutil.rmtree(left, ignore_errors=True)
+    new.mkdir(parents=True)
     header = {"format": FORMAT, "key": key, "complete": False, "settings": settings, "shards": shards, "failed": {}}
     header |= {"tokens": list(tokens), "scenes": {}}
-    _write_json(folder / "store.json", header)
+    _write_json(new / "store.json", header)
     for name, (shape, kind) in _shapes(len(tokens), len(view_names(sensors)), sensors).items():
-        open_memmap(folder / f"{name}.npy", mode="w+", dtype=kind, shape=shape).flush()
+        open_memmap(new / f"{name}.npy", mode="w+", dtype=kind, shape=shape).flush()
+    if place.exists():
+        place.rename(old)
+    new.rename(place)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def size_of(scenes: int, sensors: SensorConfig, record: int) -> int:

@@ -1,4 +1,5 @@
 import dataclasses
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -103,6 +104,19 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
     (tmp_path / "precious.txt").write_text("mine")
     with pytest.raises(ValueError, match="refusing to overwrite"):
         store.create(tmp_path, "key", {}, [], 0, SENSORS)
+
+
+@pytest.mark.parametrize("when", ["open_memmap", "rename", "rmtree"])
+def test_a_store_whose_layout_was_interrupted_is_laid_out_again(tmp_path, monkeypatch, when):
+    def interrupted(*arguments, **others):
+        raise KeyboardInterrupt
+
+    written(tmp_path / "store")
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(*{"open_memmap": (store, when), "rename": (Path, when), "rmtree": (store.shutil, when)}[when], interrupted)
+        store.create(tmp_path / "store", "other", {}, ["a"], 1, SENSORS)
+    written(tmp_path / "store")
+    assert Store(tmp_path / "store").tokens == ("a", "c") and [path.name for path in tmp_path.iterdir()] == ["store"]
 
 
 def test_the_size_told_beforehand_is_the_size_on_disk(tmp_path):
