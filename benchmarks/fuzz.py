@@ -1,14 +1,18 @@
 """Damaged files for every reader: each input must end in a result or in an error that names the file. Prints a table and writes JSON.
 
-`python benchmarks/fuzz.py [--reader pickle gpkg ...] [--inputs 1000] [--seed 0] [--only INDEX] [--out build/fuzz.json]`
+`python benchmarks/fuzz.py [--reader pickle gpkg ...] [--inputs 1000] [--seed 0] [--only INDEX] [--guided] [--out build/fuzz.json]`
 
 Inputs are read in a child process with 2 GiB of memory beyond what it needs to start. What is counted besides results and clear errors, and
 must be 0: other exceptions, messages that do not name the file, more than 5 s, an end of the process, memory (a MemoryError, or 512 MiB more
 than before), and what an audit hook hears while a reader reads: programs, sockets, files opened for writing, modules imported, code
 executed, extensions of SQLite loaded. An input follows from the seed and its number: `--only` repeats one and shows the error.
+
+With `--guided` (pip install "irlvla[fuzz]", whose atheris has wheels for some Pythons only) libFuzzer keeps the inputs that reach new lines of the readers,
+and changes those further.
 """
 
 import argparse
+import importlib
 import json
 import mmap
 import multiprocessing
@@ -24,12 +28,27 @@ import time
 import traceback
 import warnings
 from pathlib import Path
+from types import FunctionType
+
+import numpy as np
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
     os.environ.setdefault(name, "1")
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from tests.fuzz.readers import READERS  # noqa: E402  (after the thread settings and the path)
+GUIDED = "--guided" in sys.argv
+if GUIDED:
+    import atheris
+
+    # Modules with kernels come first: numba cannot compile what is instrumented.
+    for module in ("data.features", "data.pickles", "score.epdms", "score.prepared"):
+        importlib.import_module(f"irlvla.{module}")
+    with atheris.instrument_imports(include=["irlvla", "yaml"]):
+        from tests.fuzz.readers import READERS
+else:
+    from tests.fuzz.readers import READERS
+from irlvla.data import pickles  # noqa: E402  (after the thread settings and the path)
+from tests.fuzz import mutations  # noqa: E402
 
 SECONDS, MEMORY, GROWTH = 5.0, 2 << 30, 512 << 10
 WARM_UP = 300
@@ -52,7 +71,12 @@ def by_numba():
 
 def listen(event, arguments):
     """Notes what no reader has to do."""
-    if not ARMED[0] or by_numba():
+    if not ARMED[0]:
+        return
+    ARMED[0] = False  # looking at frames is an event, too
+    loading = by_numba()
+    ARMED[0] = True
+    if loading:
         return
     if event == "open" and isinstance(arguments[2], int) and arguments[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT):
         HEARD.append(f"open {arguments[0]!r} for writing")
@@ -107,21 +131,25 @@ def outcome(reader, folder):
     return f"memory grew by {grown >> 10} MiB" if grown > GROWTH else answer
 
 
-def work(name, seed, first, last, folder, shared, pipe):
-    """Reads the inputs one after the other; `shared` holds the number of the current one and when it began."""
+def made_ready(name, folder):
+    """What inputs are made of; kernels are compiled and modules imported before anything is watched."""
     warnings.simplefilter("ignore")
-    sys.setrecursionlimit(1000)
-    reader, folder = READERS[name], Path(folder)
+    reader = READERS[name]
     seeds = reader.prepare(folder)
     for index in range(WARM_UP):
-        # Kernels are compiled and modules imported before anything is watched.
         reader.write(random.Random(f"{name} warm {index}"), folder, seeds)
-        shared[:16] = struct.pack("qd", first, time.monotonic() + 60.0)
         outcome(reader, folder)
     sys.addaudithook(listen)
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + MEMORY
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    return seeds
+
+
+def work(name, seed, first, last, folder, shared, pipe):
+    """Reads the inputs one after the other; `shared` holds the number of the current one and when it began."""
+    reader, folder = READERS[name], Path(folder)
+    seeds = made_ready(name, folder)
     for index in range(first, last):
         reader.write(random.Random(f"{name} {seed} {index}"), folder, seeds)
         shared[:16] = struct.pack("qd", index, time.monotonic())
@@ -145,7 +173,7 @@ def fuzzed(name, seed, first, inputs):
     while first < last:
         folder = tempfile.mkdtemp(dir="/dev/shm" if os.path.isdir("/dev/shm") else None)
         ours, theirs = context.Pipe(duplex=False)
-        shared[:16] = struct.pack("qd", first, time.monotonic() + 120.0)
+        shared[:16] = struct.pack("qd", first, time.monotonic() + 300.0)
         child = context.Process(target=work, args=(name, seed, first, last, folder, shared, theirs))
         child.start()
         theirs.close()
@@ -182,6 +210,82 @@ def fuzzed(name, seed, first, inputs):
     return counts | {"inputs": inputs, "seconds": round(time.monotonic() - begun, 1), "examples": examples}
 
 
+def cut(content):
+    """A pickle's opcodes, none if it cannot be cut."""
+    try:
+        return mutations.opcodes(content)
+    except ValueError:
+        return []
+
+
+def follow(name, seed, inputs, folder, pipe):
+    """Lets libFuzzer choose the inputs; it ends the process."""
+    reader, folder = READERS[name], Path(folder)
+    seeds = made_ready(name, folder)
+    corpus, file = folder / "corpus", folder / reader.file
+    corpus.mkdir()
+    for index in range(100):
+        reader.write(random.Random(f"{name} {seed} corpus {index}"), folder, seeds)
+        (corpus / f"{index:03d}").write_bytes(file.read_bytes() if file.exists() else b"")
+    known = [path.read_bytes() for path in sorted(corpus.iterdir())]
+    # The kernel that walks through opcodes is not Python: its source is, and shows what is new.
+    source = pickles._complaint.py_func
+    walked = atheris.instrument_func(FunctionType(source.__code__, source.__globals__)) if name == "pickle" else None
+
+    def change(content, size, number):
+        content, chance = bytes(content), random.Random(number)
+        way = chance.random()
+        if way < 0.2:
+            reader.write(chance, folder, seeds)
+            content = file.read_bytes() if file.exists() else b""
+        elif way < 0.6 and name == "pickle" and (codes := cut(content)):
+            content = mutations.reordered(chance, codes)
+        else:
+            content = mutations.spoiled(chance, content, known, mutations.EVIL_OPCODES if name == "pickle" else ())
+        return content[:size]
+
+    def one(content):
+        file.write_bytes(content)
+        if walked is not None and len(content) < 20_000:
+            walked(np.frombuffer(content, np.uint8))
+        pipe.send((-1, outcome(reader, folder)))
+
+    arguments = (f"-runs={inputs}", f"-seed={seed + 1}", f"-timeout={SECONDS:.0f}", "-rss_limit_mb=0", "-max_len=400000", "-verbosity=0")
+    atheris.Setup([sys.argv[0], *arguments, str(corpus)], one, custom_mutator=change)
+    atheris.Fuzz()
+
+
+def followed(name, seed, inputs):
+    """Counts of outcomes of inputs that libFuzzer chose."""
+    context = multiprocessing.get_context("fork")
+    counts, examples, begun = {"result": 0, "error": 0, "other": 0}, {}, time.monotonic()
+    with tempfile.TemporaryDirectory(dir="/dev/shm" if os.path.isdir("/dev/shm") else None) as folder:
+        ours, theirs = context.Pipe(duplex=False)
+        child = context.Process(target=follow, args=(name, seed, inputs, folder, theirs))
+        child.start()
+        theirs.close()
+        answers = iter(lambda: received(ours), None)
+        for answer in answers:
+            counts[answer if answer in counts else "other"] += 1
+            if answer not in counts and answer not in examples:
+                examples[answer] = sum(counts.values())
+                print(f"{name}: {answer}", flush=True)
+        child.join()
+        if child.exitcode:
+            counts["other"] += 1
+            examples[f"the process ended with {child.exitcode}"] = sum(counts.values())
+    read = counts["result"] + counts["error"] + counts["other"]
+    return counts | {"inputs": read, "seconds": round(time.monotonic() - begun, 1), "examples": examples}
+
+
+def received(pipe):
+    """What the child sent, None when it has ended."""
+    try:
+        return pipe.recv()[1]
+    except EOFError:
+        return None
+
+
 def show(name, seed, index):
     """Reads one input again and lets its error through."""
     with tempfile.TemporaryDirectory() as folder:
@@ -203,16 +307,20 @@ def main():
     parser.add_argument("--first", type=int, default=0)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--only", type=int)
+    parser.add_argument("--guided", action="store_true")
     parser.add_argument("--out", type=Path, default=Path("build/fuzz.json"))
     options = parser.parse_args()
     if options.only is not None:
         return show(options.reader[0], options.seed, options.only)
-    found = {name: fuzzed(name, options.seed, options.first, options.inputs) for name in options.reader}
+    if GUIDED:
+        found = {name: followed(name, options.seed, options.inputs) for name in options.reader}
+    else:
+        found = {name: fuzzed(name, options.seed, options.first, options.inputs) for name in options.reader}
     print(f"{'reader':10} {'inputs':>8} {'results':>8} {'errors':>8} {'other':>8} {'seconds':>8}")
     for name, counts in found.items():
         print(f"{name:10} {counts['inputs']:8} {counts['result']:8} {counts['error']:8} {counts['other']:8} {counts['seconds']:8.0f}")
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    options.out.write_text(json.dumps({"commit": commit(), "seed": options.seed, "readers": found}, indent=1) + "\n")
+    options.out.write_text(json.dumps({"commit": commit(), "seed": options.seed, "guided": GUIDED, "readers": found}, indent=1) + "\n")
     return int(any(counts["other"] for counts in found.values()))
 
 

@@ -199,7 +199,7 @@ def _complaint(content):
     height, depth, stored, place = 0, 0, 0, 0
     while place < size:
         start = place
-        code = content[start]
+        code = np.int64(content[start])
         argument = _ARGUMENTS[code]
         place += 1
         if argument == _REFUSED:
@@ -227,7 +227,7 @@ def _complaint(content):
             is_number = True
             for _ in range(-argument):
                 while place < size and content[place] != 10:
-                    digit = content[place] - 48
+                    digit = np.int64(content[place]) - 48
                     is_number = is_number and 0 <= digit <= 9 and value <= size
                     value = value * 10 + digit if is_number else 0
                     place += 1

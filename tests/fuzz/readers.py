@@ -83,8 +83,9 @@ def _maps() -> _OneCity:
 
 @dataclass(frozen=True, kw_only=True)
 class Reader:
-    """What is fuzzed. `words` are what a message has to hold one of: the file's name, or the scene's."""
+    """What is fuzzed: `file` below the folder. `words` are what a message has to hold one of: the file's name, or the scene's."""
 
+    file: str
     prepare: Callable[[Path], Any]
     write: Callable[[Any, Path, Any], None]
     read: Callable[[Path], Any]
@@ -314,25 +315,47 @@ def _read_checkpoint(folder: Path) -> int:
 
 
 READERS = {
-    "pickle": Reader(prepare=_prepare_log, write=_write_log, read=_read_log, words=("log.pkl", "scene 0")),
-    "gpkg": Reader(prepare=_prepare_map, write=_write_map, read=_read_map, words=("map.gpkg", "scene 0", f"map {tiny.CITY}")),
+    "pickle": Reader(
+        file="logs/navsim_logs/test/log.pkl", prepare=_prepare_log, write=_write_log, read=_read_log, words=("log.pkl", "scene 0")
+    ),
+    "gpkg": Reader(
+        file=f"maps/{tiny.CITY}/1.0/map.gpkg",
+        prepare=_prepare_map,
+        write=_write_map,
+        read=_read_map,
+        words=("map.gpkg", "scene 0", f"map {tiny.CITY}"),
+    ),
     "index": Reader(
+        file="maps/nuplan-maps-v1.0.json",
         prepare=_prepare_index,
         write=_write_index,
         read=lambda folder: len(city_map(folder / "maps", tiny.CITY).lanes),
         words=("nuplan-maps", "map.gpkg"),
     ),
-    "npz": Reader(prepare=_prepare_plans, write=_write_plans, read=_read_plans, words=("plans.npz", "array ", "plans in a_poses")),
+    "npz": Reader(
+        file="plans.npz", prepare=_prepare_plans, write=_write_plans, read=_read_plans, words=("plans.npz", "array ", "plans in a_poses")
+    ),
     "yaml": Reader(
+        file="filter.yaml",
         prepare=lambda _: YAML,
         write=_write_filter,
         read=lambda folder: scene_filter(folder / "filter.yaml").num_future_frames,
         words=("filter.yaml",),
     ),
     "csv": Reader(
-        prepare=_prepare_table, write=_write_table, read=lambda folder: len(read_table(folder / "table.csv").tokens), words=("table.csv",)
+        file="table.csv",
+        prepare=_prepare_table,
+        write=_write_table,
+        read=lambda folder: len(read_table(folder / "table.csv").tokens),
+        words=("table.csv",),
     ),
-    "picture": Reader(prepare=_prepare_picture, write=_write_picture, read=_read_picture, words=("picture.jpg",)),
-    "checkpoint": Reader(prepare=_prepare_checkpoint, write=_write_checkpoint, read=_read_checkpoint, words=("checkpoint",)),
-    "store": Reader(prepare=_prepare_store, write=_write_store, read=_read_store, words=("store",)),
+    "picture": Reader(file="picture.jpg", prepare=_prepare_picture, write=_write_picture, read=_read_picture, words=("picture.jpg",)),
+    "checkpoint": Reader(
+        file="checkpoint/checkpoint.json",
+        prepare=_prepare_checkpoint,
+        write=_write_checkpoint,
+        read=_read_checkpoint,
+        words=("checkpoint",),
+    ),
+    "store": Reader(file="store/store.json", prepare=_prepare_store, write=_write_store, read=_read_store, words=("store",)),
 }
