@@ -7,8 +7,8 @@ must be 0: other exceptions, messages that do not name the file, more than 5 s, 
 than before), and what an audit hook hears while a reader reads: programs, sockets, files opened for writing, modules imported, code
 executed, extensions of SQLite loaded. An input follows from the seed and its number: `--only` repeats one and shows the error.
 
-With `--guided` (pip install "irlvla[fuzz]", whose atheris has wheels for some Pythons only) libFuzzer keeps the inputs that reach new lines of the readers,
-and changes those further.
+With `--guided` (pip install "irlvla[fuzz]", whose atheris has wheels for some Pythons only) libFuzzer keeps the inputs that reach new lines
+of the readers, and changes those further.
 """
 
 import argparse
