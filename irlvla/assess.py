@@ -1,6 +1,5 @@
 """One evaluation from end to end: all rows planned and scored, results.json, per-scene CSVs, the page, the printed table."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,6 +12,7 @@ from irlvla.acceptance import acceptance
 from irlvla.data.store import Store
 from irlvla.definitions import EPDMS
 from irlvla.evaluate import baseline_plans, privileged_plans, rows_and_pairs, scene_tables, subsets, write_table
+from irlvla.files import json_mapping
 from irlvla.learned import LEARNED, judged, learned_plans, trained
 from irlvla.run import provenance, write_json
 from irlvla.viewer.report import write_report
@@ -110,7 +110,7 @@ def print_table(results: Mapping[str, Any]) -> None:
 
 def _wall_seconds(folder: Path) -> dict[str, float]:
     path = folder / "stages.json"
-    return {} if not path.exists() else seconds_of(json.loads(path.read_text()))
+    return {} if not path.exists() else seconds_of(json_mapping(path))
 
 
 def seconds_of(stages: Mapping[str, Mapping[str, Any]]) -> dict[str, float]:

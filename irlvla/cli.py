@@ -329,8 +329,10 @@ def _data(
     seed: int | None = None,
 ) -> dict[str, str]:
     """A run's data, recipe and seed: what was given, else what an earlier stage kept; kept for later stages."""
+    from irlvla.files import json_mapping
+
     path = run / "data.json"
-    kept = json.loads(path.read_text()) if path.exists() else {}
+    kept = json_mapping(path) if path.exists() else {}
     values = {"recipe": "default", "seed": "0"} | kept
     values |= {name: str(value) for name, value in (("recipe", recipe), ("seed", seed)) if value is not None}
     if logs is not None or "logs" not in kept:

@@ -17,6 +17,7 @@ import torch
 
 from irlvla.assess import assess, print_table, seconds_of
 from irlvla.data.store import Store
+from irlvla.files import json_mapping
 from irlvla.make_world import make_world
 from irlvla.prepare import prepare, print_failures
 from irlvla.recipes import Recipe, cache_tokens, fit_stage, keep_recipe
@@ -160,7 +161,7 @@ def _stage(folder: Path, name: str, depends_on: list[Any]) -> Iterator[str]:
 
 def _stages(folder: Path) -> dict[str, dict[str, Any]]:
     path = folder / "stages.json"
-    return json.loads(path.read_text()) if path.exists() else {}
+    return json_mapping(path) if path.exists() else {}
 
 
 def _mark(folder: Path, name: str, key: str, seconds: float, done: bool) -> None:

@@ -1,7 +1,6 @@
 """What the frozen vision part makes of many scenes, computed once: later stages and evaluation never see a picture again."""
 
 import hashlib
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from irlvla import run
 from irlvla.data.store import Indices, Store
+from irlvla.files import json_mapping
 from irlvla.model.bev import SceneTokens
 from irlvla.model.policy import Memory, Policy
 
@@ -53,7 +53,7 @@ def scene_cache(
     """
     indices = np.asarray(indices)
     key = _cache_key(policy, store, indices, previous)
-    if folder is not None and (folder / "cache.json").exists() and json.loads((folder / "cache.json").read_text())["key"] == key:
+    if folder is not None and (folder / "cache.json").exists() and json_mapping(folder / "cache.json").get("key") == key:
         arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in CACHED if (folder / f"{name}.npy").exists()]
         return SceneCache(**dict(zip(CACHED, arrays, strict=True)))
     if folder is not None:
