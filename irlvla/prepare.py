@@ -112,17 +112,19 @@ def scene_store(
         folder: where the store lies or shall lie.
         logs: an OPENSCENE_DATA_ROOT; None if the store is there.
         maps: a NUPLAN_MAPS_ROOT; None if the store is there.
-        split: see `prepare`; test if there are logs and it is not given.
+        split: see `prepare`; without it that of the store, or else test.
         processes: scenes are prepared by so many at once.
 
     Raises:
-        ValueError: as `prepare`; without logs and maps also if the store holds another split or was made by other code.
+        ValueError: as `prepare`; the store holds a split of another name; or it was made by other code, and logs or maps are not given.
     """
+    header = store.read_header(folder)
+    held = None if header is None else header["settings"].get("split")
+    if held is not None and split is not None and Path(held).name != Path(split).name:
+        raise ValueError(f"{folder} holds the split {held}, not {split}: keep each split in a folder of its own")
     if logs is not None and maps is not None:
-        return prepare(logs, maps, "test" if split is None else split, folder, SensorConfig(cameras=()), processes=processes)
+        return prepare(logs, maps, split or held or "test", folder, SensorConfig(cameras=()), processes=processes)
     opened = Store(folder)
-    if split is not None and Path(opened.settings["split"]).name != Path(split).name:
-        raise ValueError(f"{folder} holds the split {opened.settings['split']}, not {split}")
     if opened.settings.get("code") != origin.code_hash(SOURCES):
         raise ValueError(f"{folder} was prepared by another version of irlvla: pass logs and maps to prepare it again")
     return opened

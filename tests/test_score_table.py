@@ -222,8 +222,10 @@ def test_a_store_gives_the_same_table_and_then_needs_no_logs(small):
     assert [scene.token for scene in scenes] == FOUR[::-1] and len(irlvla.load_scenes(None, None, store=small / "scenes")) == 4
     with pytest.raises(ValueError, match="1 of 2 scenes cannot be loaded, the first is 0123456789abcdef: it is not in the store"):
         irlvla.load_scenes(None, None, tokens=[FOUR[0], "0123456789abcdef"], store=small / "scenes")
-    with pytest.raises(ValueError, match="holds the split .*four.yaml, not other.yaml"):
-        irlvla.load_scenes(None, None, "other.yaml", store=small / "scenes")
+    for roots in ((None, None), (LOGS, MAPS)):
+        assert len(irlvla.load_scenes(*roots, store=small / "scenes")) == 4, "the split is that of the store"
+        with pytest.raises(ValueError, match="holds the split .*four.yaml, not other.yaml: keep each split in a folder of its own"):
+            irlvla.load_scenes(*roots, "other.yaml", store=small / "scenes")
 
 
 def test_scenes_that_a_store_lacks_are_named(small, plans):
