@@ -120,6 +120,8 @@ def scene_store(
     """
     header = store.read_header(folder)
     held = None if header is None else header["settings"].get("split")
+    if held is not None and not isinstance(held, str):
+        raise ValueError(f"{folder}: store.json names no split")
     if held is not None and split is not None and Path(held).name != Path(split).name:
         raise ValueError(f"{folder} holds the split {held}, not {split}: keep each split in a folder of its own")
     if logs is not None and maps is not None:

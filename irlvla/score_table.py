@@ -197,14 +197,14 @@ def _from_store(store: Store, tokens: Mapping[str, int]) -> _Inputs:
         parts=tuple(parts),
         tokens=tokens,
         failures={token: reason for token, reason in store.failed.items() if token in tokens},
-        absent=f"not in the store {store.folder}, which holds the split {store.settings['split']}",
+        absent=f"not in the store {store.folder}, which holds the split {store.settings.get('split')}",
         stamp=store.key,
         about={
-            "split": store.settings["split"],
+            "split": store.settings.get("split"),
             "scenes_without_trajectories": len(store) - len(wanted),
             "store": str(store.folder),
-            "data": store.settings["logs"],
-            "maps": store.settings["maps"],
+            "data": store.settings.get("logs"),
+            "maps": store.settings.get("maps"),
         },
         store=store,
     )

@@ -228,6 +228,15 @@ def test_a_store_gives_the_same_table_and_then_needs_no_logs(small):
             irlvla.load_scenes(*roots, "other.yaml", store=small / "scenes")
 
 
+def test_a_store_without_the_name_of_its_split_is_refused(small):
+    again(small, store=small / "scenes")
+    path = small / "scenes" / "store.json"
+    header = json.loads(path.read_text())
+    path.write_text(json.dumps(header | {"settings": {"split": 3}}))
+    with pytest.raises(ValueError, match="store.json names no split"):
+        irlvla.load_scenes(None, None, store=small / "scenes")
+
+
 def test_scenes_that_a_store_lacks_are_named(small, plans):
     again(small, store=small / "scenes")
     np.savez(small / "plans.npz", **{f"{TOKEN}_poses": plans, f"{FOUR[0]}_poses": plans})
