@@ -35,8 +35,9 @@ bench: setup
 
 parity: setup
 	mkdir -p build
-	$(BIN)/irlvla score --logs $(SET)/openscene --maps $(SET)/maps --split test --trajectories $(SET)/trajectories.npz --out build/parity.csv
-	$(BIN)/python tests/golden/compare.py $(SET) build/parity.csv
+	for name in epdms epdms_unfiltered; do $(BIN)/irlvla score --logs $(SET)/openscene --maps $(SET)/maps --split test \
+		--trajectories $(SET)/trajectories.npz --definition $$name --out build/parity_$$name.csv > build/parity_$$name.txt || exit 1; done
+	$(BIN)/python tests/golden/compare.py $(SET) build/parity_epdms.csv build/parity_epdms_unfiltered.csv
 
 results: setup
 	$(BIN)/python benchmarks/seeds.py
