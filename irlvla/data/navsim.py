@@ -21,7 +21,7 @@ from irlvla.types import HISTORY, Scene
 FUTURE = 8
 """Future frames that scoring needs: 4 s at 2 Hz."""
 LONGEST_GAP = 60_000_000
-"""Between two frames of a scene, us: states are interpolated in between."""
+"""Between two frames of a scene's history, us: states are interpolated in between."""
 
 _FRAME_KEYS = (
     "token", "timestamp", "log_name", "map_location", "roadblock_ids", "traffic_lights", "ego2global_translation",
@@ -219,6 +219,8 @@ def _scene(path: Path, values: list, known: dict[int, Frame], blobs: Path, first
     for place, before, after in zip(places, frames, frames[1:]):
         if before.log_name != after.log_name:
             raise ValueError(f"log {path}: frame {place + 1} ({after.token}) is of log {after.log_name!r}, not {before.log_name!r}")
+        if place - first >= HISTORY - 1:
+            continue  # frames to come count as 0.5 s apart, whatever their stamps say
         if before.time_us >= after.time_us:
             raise ValueError(f"log {path}: frame {place + 1} ({after.token}) is at {after.time_us} us, not after {before.time_us} us")
         if after.time_us - before.time_us > LONGEST_GAP:

@@ -289,3 +289,10 @@ def test_a_scene_names_the_frames_of_its_log_only(tmp_path):
     path, logs, maps = data(tmp_path)
     for scene in log_scenes(path, Maps(maps), SceneFilter(), logs):
         assert scene.frame_tokens[3] == scene.token and len(set(scene.frame_tokens)) == 14
+
+
+def test_stamps_of_frames_to_come_may_be_anything_and_those_of_the_past_may_not(tmp_path):
+    _, logs, maps = data(tmp_path, with_frame({"timestamp": 1_500_000_000_000_000}, place=7))
+    assert scenes_of_tokens(logs, maps, "test", [f"{5:016x}"])[0].time_us[5] == 1_500_000_000_000_000
+    with pytest.raises(ValueError, match="log.pkl: frame 7 .* is at 1500000000000000 us, not after"):
+        scenes_of_tokens(logs, maps, "test", [f"{7:016x}"])
