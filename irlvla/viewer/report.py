@@ -124,7 +124,7 @@ def _camera(store: Store, index: int) -> str:
     path = Path(store.pictures[index])
     if not store.pictures[index] or not path.exists():
         return "<span class=note>no picture</span>"
-    with Image.open(path) as picture:
+    with Image.open(path, formats=("JPEG", "PNG")) as picture:
         picture.draft("RGB", (480, 270))
         whole = picture.convert("RGB")
     whole.thumbnail((640, 360))
