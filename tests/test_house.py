@@ -15,7 +15,7 @@ ROOMS_OF_FLOORS = (
     "types geometry vehicle lanes definitions origin files",
     "run baselines intervals data world score model",
     "__init__ acceptance compare doctor evaluate inventory learned machine make_world navsim_agent prepare recipes rollout scene_cache "
-    "score_parts score_summary score_table selection submit train trajectory_file workers",
+    "nearest_reward score_parts score_summary score_table selection submit train trajectory_file workers",
     "viewer",
     "assess demo cli",
 )
