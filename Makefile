@@ -3,6 +3,7 @@ PYTHON ?= python3
 SEED ?= 0
 RUN ?= runs/demo
 SET ?= tests/golden
+WORLD := build/split/world
 BIN := .venv/bin
 # One thread for each process: torch on two threads beside one busy core is many times slower than on one.
 export OMP_NUM_THREADS := 1
@@ -29,8 +30,11 @@ check: setup
 	$(MAKE) test
 
 bench: setup
-	$(BIN)/python benchmarks/scorer.py
-	$(BIN)/python benchmarks/preparation.py
+	$(BIN)/python benchmarks/scorer.py --set $(SET)
+	$(BIN)/python benchmarks/preparation.py --set $(SET)
+	$(BIN)/python benchmarks/split.py
+	$(BIN)/python benchmarks/labelling.py --logs $(WORLD)/openscene --maps $(WORLD)/maps --split $(WORLD)/splits/train.yaml
+	$(BIN)/python benchmarks/page.py
 	$(BIN)/python benchmarks/camera.py
 
 parity: setup

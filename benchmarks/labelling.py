@@ -34,7 +34,7 @@ from irlvla.types import SUB_SCORE_NAMES  # noqa: E402
 
 NAVTRAIN = 103_288
 DEVKIT_RATE = 150.0
-"""Trajectories a second of one core of the devkit, 256 proposals in one call."""
+"""Trajectories a second of the devkit on one core, 256 proposals in one call; measured on another machine, see docs/speed.md."""
 PARTS = ("read", "prepare", "score", "write")
 NAMES = SUB_SCORE_NAMES[:-1]
 LEVELS = {"float32": None, "float16": None, "uint8": 200}
@@ -191,7 +191,7 @@ def main() -> None:
     size = np.dtype(options.dtype).itemsize * total * len(NAMES)
     row(rows, f"label {options.trajectories} trajectories in {options.scenes} scenes", wall, "s")
     row(rows, "rate", total / wall, "trajectories/s")
-    row(rows, "  times the devkit's on one core", total / wall / DEVKIT_RATE, "times")
+    row(rows, f"  over the devkit's {DEVKIT_RATE:.0f}/s (one core of another machine)", total / wall / DEVKIT_RATE, "times")
     row(rows, "a scene", 1e3 * wall / options.scenes, "ms")
     for part in PARTS:
         row(rows, f"  {part}, of a worker's time", 100.0 * sum(one[part] for one in spent) / (options.workers * wall), "%")

@@ -53,3 +53,14 @@ def test_splits_of_two_sizes_are_scored_and_watched(tmp_path):
     run("split", "--world", world, "--scenes", 2, 4, "--out", tmp_path / "out.json")
     found = rows(tmp_path / "out.json")
     assert found["score 4 scenes from raw logs"] > 0 and found["  its memory (4 scenes from raw logs), shared pages counted once"] > 10
+
+
+def test_the_scorer_is_measured_by_proposals_threads_and_parts_and_the_page_shows_it(tmp_path):
+    run("scorer", "--seconds", 0.001, "--most", 20, "--out", tmp_path / "scorer.json")
+    found = rows(tmp_path / "scorer.json")
+    assert found["20 proposals a scene with EC, all scenes"] > 0 and found["two threads over one"] > 0
+    assert sum(value for name, value in found.items() if name.startswith("  ")) > 0
+    run("page", "--from", tmp_path, "--out", tmp_path / "docs" / "speed.md")
+    page = (tmp_path / "docs" / "speed.md").read_text()
+    assert "## Scoring" in page and "## Preparing" not in page and "| two threads over one |" in page
+    assert (tmp_path / "docs" / "speed" / "scorer.json").exists()
