@@ -14,7 +14,7 @@ EXTRAS = dict.fromkeys(("torch", "safetensors", "tensorboard", "matplotlib"), "t
 EXTRAS |= dict.fromkeys(("sumo", "pyarrow", "pyogrio"), "world") | {"scipy": "train,world"}
 """Module -> the extra that brings it."""
 
-Stage = Literal["imitation", "reward", "ppo", "no_camera", "ego_mlp", "imitation_continued", "best_of_g"]
+Stage = Literal["imitation", "reward", "reward_no_camera", "ppo", "no_camera", "ego_mlp", "imitation_continued", "best_of_g"]
 Place = Annotated[Path, tyro.conf.Positional]
 
 

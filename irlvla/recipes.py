@@ -35,6 +35,7 @@ class Recipe:
     no_camera: ImitationConfig
     ego_mlp: EgoMlpConfig
     reward: RewardConfig
+    reward_no_camera: RewardConfig
     ppo: PpoConfig
     imitation_continued: ContinuationConfig
     best_of_g: ContinuationConfig
@@ -43,6 +44,7 @@ class Recipe:
 def default(seed: int = 0) -> Recipe:
     """The recipe of `make demo`: sized for 15 minutes on two cores."""
     imitation = ImitationConfig(seed=seed, prior=EgoMlpConfig(seed=seed, steps=3000))
+    reward = RewardConfig(seed=seed)
     return Recipe(
         name="default",
         seed=seed,
@@ -51,11 +53,17 @@ def default(seed: int = 0) -> Recipe:
         imitation=imitation,
         no_camera=replace(imitation, policy=replace(imitation.policy, vision=None)),
         ego_mlp=EgoMlpConfig(seed=seed),
-        reward=RewardConfig(seed=seed),
+        reward=reward,
+        reward_no_camera=without_camera(reward),
         ppo=PpoConfig(seed=seed),
         imitation_continued=ContinuationConfig(seed=seed, target="human"),
         best_of_g=ContinuationConfig(seed=seed, target="best_of_g"),
     )
+
+
+def without_camera(config: RewardConfig) -> RewardConfig:
+    """The same training of a reward world model that sees nothing of the scene: what can be judged without looking."""
+    return replace(config, model=replace(config.model, camera=False))
 
 
 def tiny(seed: int = 0) -> Recipe:
@@ -76,6 +84,7 @@ def tiny(seed: int = 0) -> Recipe:
         candidates=1,
     )
     few = CandidatesConfig(deployed=2, likely=4, even=2, vocabulary=16, near=3, far=1)
+    reward = replace(recipe.reward, candidates=few, steps=6, batch=8, proposals=6, group=6, warmup=2, save_every=3)
     continued = replace(recipe.imitation_continued, steps=4, batch=8, group=4, candidates=2, save_every=2)
     return replace(
         recipe,
@@ -84,7 +93,8 @@ def tiny(seed: int = 0) -> Recipe:
         imitation=imitation,
         no_camera=replace(imitation, policy=replace(policy, vision=None)),
         ego_mlp=replace(prior, candidates=1),
-        reward=replace(recipe.reward, candidates=few, steps=6, batch=8, proposals=6, group=6, warmup=2, save_every=3),
+        reward=reward,
+        reward_no_camera=without_camera(reward),
         ppo=replace(recipe.ppo, iterations=3, scenes=6, group=4, candidates=2, save_every=1),
         imitation_continued=continued,
         best_of_g=replace(continued, target="best_of_g"),
@@ -92,7 +102,7 @@ def tiny(seed: int = 0) -> Recipe:
 
 
 RECIPES: dict[str, Callable[[int], Recipe]] = {"default": default, "tiny": tiny}
-STAGES = ("vision", "imitation", "no_camera", "ego_mlp", "reward", "ppo", "imitation_continued", "best_of_g")
+STAGES = ("vision", "imitation", "no_camera", "ego_mlp", "reward", "reward_no_camera", "ppo", "imitation_continued", "best_of_g")
 """What can be trained, in an order in which everything that a stage needs comes before it; "vision" is imitation's first half."""
 
 
@@ -137,6 +147,8 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
             return controls.fit_ego_mlp(recipe.ego_mlp, train, val, own, resume)
         case "reward":
             return reward.fit(recipe.reward, policy, train, val, own, resume, tokens)
+        case "reward_no_camera":
+            return reward.fit(recipe.reward_no_camera, policy, train, val, own, resume, tokens)
         case "ppo":
             return ppo.fit(recipe.ppo, policy, judge, train, val, own, resume, tokens)
         case "imitation_continued" | "best_of_g":

@@ -4,25 +4,25 @@ It learns from half A of the training logs (`irlvla.rollout.log_halves`), so tha
 no memory of labels.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
 import torch
+from jaxtyping import Float
 from torch import Tensor
 
 from irlvla import run
-from irlvla.acceptance import acceptance
 from irlvla.data.store import Store
-from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
+from irlvla.model.diffusion import ExplorationConfig, exploration_of
 from irlvla.model.policy import Policy
-from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, head_loss, reward_loss
-from irlvla.rollout import chosen_device, exact_sub_scores, load_policy, log_halves, predicted_sub_scores, proposals
+from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, reward_loss
+from irlvla.rollout import chosen_device, exact_sub_scores, load_policy, log_halves
 from irlvla.scene_cache import SceneCache, inputs, rows_of, scene_cache
-from irlvla.score.epdms import epdms
+from irlvla.train.calibration import accepted, calibrate, cost_text, judgement
 from irlvla.train.candidates import DENOISED, CandidatesConfig, candidates
 from irlvla.train.loop import batch_rows, cosine_rate, progress, set_rate, step_generator
-from irlvla.types import SUB_SCORE_NAMES, SubScores
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +81,7 @@ def fit(
     half, _ = log_halves(store_train.log_names, config.seed)
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     labelled = _labelled(config, policy, cache, half, store_train, folder, resume)
+    counted = bootstrap([store_train.log_names[row] for row in labelled.rows], config.model.members, config.seed)
     torch.manual_seed(config.seed)
     model = RewardWorldModel(config.model)
     model.offset.copy_(policy.offset)
@@ -96,7 +97,7 @@ def fit(
     ):
         for step in range(values["step"], config.steps):
             set_rate(optimiser, config.rate * cosine_rate(step, config.steps, config.warmup))
-            loss, parts = _loss(config, model, cache, labelled, step)
+            loss, parts = _loss(config, model, cache, labelled, step, counted)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -108,8 +109,11 @@ def fit(
                 run.save_state(folder / "state", {"model": model.state_dict()}, {"adamw": optimiser}, {}, values)
             advance(f"loss {float(loss.detach()):.3f}")
         model.eval()
-        report = _accepted(config, model, policy, store_val, exploration)
+        judged = judgement(policy, store_val, exploration, config.group, config.seed)
+        held_out = calibrate(model, judged)
+        report = accepted(model, judged) | {"held_out": held_out}
         write(config.steps, **{f"val__{name}": value for name, value in report.items() if isinstance(value, float)})
+    print(cost_text(report))
     run.write_json(folder / "acceptance.json", report)
     normaliser = {"offset": policy.offset, "scale": policy.scale}
     settings = {"model": config.model, "training": config}
@@ -141,7 +145,7 @@ def _labelled(
 
 
 def _loss(
-    config: RewardConfig, model: RewardWorldModel, cache: SceneCache, labelled: _Labelled, step: int
+    config: RewardConfig, model: RewardWorldModel, cache: SceneCache, labelled: _Labelled, step: int, counted: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     model.train()
     rows = batch_rows(len(labelled.rows), config.batch, step, config.seed)
@@ -154,37 +158,42 @@ def _loss(
     scene, ego_history, command = inputs(cache, labelled.rows[rows], model.scale.device)
     if scene is None:
         raise ValueError("the reward world model needs scene tokens, the policy's cache holds none")
-    logits = model(scene, ego_history, command, poses.to(model.scale.device))
-    return reward_loss(logits, labels.to(model.scale.device), config.model.weights)
+    device = model.scale.device
+    logits = model.member_logits(scene, ego_history, command, poses.to(device))
+    return members_loss(logits, labels.to(device), config.model.weights, None if counted is None else counted[:, rows].to(device))
 
 
-def _accepted(config: RewardConfig, model: RewardWorldModel, policy: Policy, store: Store, exploration: Exploration) -> dict:
-    """Calibrates each head's temperature on proposals of val scenes and reports how good the model is on them."""
-    every = np.arange(len(store))
-    cache = scene_cache(policy, store, every)
-    poses, confidence = proposals(policy, cache, exploration, config.group - 1, config.seed)
-    scores = exact_sub_scores(store, every, poses)
-    calibrate(model, cache, poses, scores)
-    parts = [
-        predicted_sub_scores(model, cache, rows, torch.from_numpy(poses[rows]).float())
-        for rows in np.array_split(every, max(1, len(every) // 64))
+def bootstrap(log_names: Sequence[str], members: int, seed: int) -> Float[Tensor, "members scenes"] | None:
+    """How often each scene counts for each member: logs drawn with replacement, anew for each; None for a single member.
+
+    Args:
+        log_names: each scene's log.
+        members: how many.
+        seed: of the draws.
+    """
+    if members == 1:
+        return None
+    logs, index = np.unique(np.asarray(log_names), return_inverse=True)
+    drawn = np.random.default_rng((seed, 23)).multinomial(len(logs), np.full(len(logs), 1 / len(logs)), size=members)
+    return torch.from_numpy(drawn[:, index].astype(np.float32))
+
+
+def members_loss(
+    logits: dict[str, Float[Tensor, "members scenes proposals classes"]],
+    labels: Float[Tensor, "scenes proposals 8"],
+    weights: tuple[float, ...],
+    counted: Float[Tensor, "members scenes"] | None,
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Mean of the members' losses, each on its own bootstrap; and of their parts by name."""
+    members = len(next(iter(logits.values())))
+    each = [
+        reward_loss(
+            {name: values[member] for name, values in logits.items()}, labels, weights, None if counted is None else counted[member]
+        )
+        for member in range(members)
     ]
-    names = (*SUB_SCORE_NAMES, "ec_defined")
-    predicted = SubScores(**{name: np.concatenate([getattr(part, name).cpu().numpy() for part in parts]) for name in names})
-    return acceptance(scores, predicted, epdms(scores), epdms(predicted), confidence, store.log_names)
-
-
-@torch.no_grad()
-def calibrate(model: RewardWorldModel, cache: SceneCache, poses: np.ndarray, scores: SubScores) -> None:
-    """Sets each head's temperature to the one of a fixed ladder that has the least loss on these proposals."""
-    model.temperature.fill_(1.0)
-    logits: dict[str, list[Tensor]] = {name: [] for name in HEADS}
-    for rows in np.array_split(np.arange(len(cache)), max(1, len(cache) // 64)):
-        scene, ego_history, command = inputs(cache, rows, model.scale.device)
-        for name, values in model(scene, ego_history, command, torch.from_numpy(poses[rows]).float().to(command.device)).items():
-            logits[name].append(values)
-    ladder = torch.logspace(-1, 1, 41, base=4.0)
-    for index, name in enumerate(HEADS):
-        values, labels = torch.cat(logits[name]).cpu(), torch.from_numpy(getattr(scores, name)).float()
-        losses = torch.stack([head_loss(values / temperature, labels) for temperature in ladder])
-        model.temperature[index] = ladder[losses.argmin()]
+    if members == 1:
+        return each[0]
+    return torch.stack([total for total, _ in each]).mean(), {
+        name: torch.stack([parts[name] for _, parts in each]).mean() for name in HEADS
+    }
