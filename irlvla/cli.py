@@ -11,7 +11,7 @@ import tyro
 
 CAMERAS = ("CAM_F0", "CAM_L0", "CAM_R0")
 EXTRAS = dict.fromkeys(("torch", "safetensors", "tensorboard", "matplotlib"), "train")
-EXTRAS |= dict.fromkeys(("sumo", "pyarrow", "pyogrio"), "world") | {"scipy": "train,world"}
+EXTRAS |= dict.fromkeys(("sumo", "pyogrio"), "world") | dict.fromkeys(("scipy", "pyarrow"), "train,world")
 """Module -> the extra that brings it."""
 
 Stage = Literal["imitation", "reward", "reward_no_camera", "ppo", "no_camera", "ego_mlp", "imitation_continued", "best_of_g"]

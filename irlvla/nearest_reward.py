@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 from jaxtyping import Float, Int
 
+from irlvla.train.labels import opened
 from irlvla.types import SUB_SCORE_NAMES, SubScores
 
 LABELLED = SUB_SCORE_NAMES[:-1]
@@ -65,24 +66,21 @@ def scored_vocabulary(
     return ScoredVocabulary(status=_status(ego_history), command=command.argmax(1), points=_points(poses), labels=labels.astype(np.float32))
 
 
-def kept_vocabulary(path: Path, ego_history: Float[np.ndarray, "scenes 4 7"], command: Float[np.ndarray, "scenes 4"]) -> ScoredVocabulary:
+def kept_vocabulary(folder: Path, ego_history: Float[np.ndarray, "scenes 4 7"], command: Float[np.ndarray, "scenes 4"]) -> ScoredVocabulary:
     """The table of a run: the labels of its reward world model's training.
 
     Args:
-        path: `labels.npz` of the reward stage.
+        folder: `labels` of the reward stage (`irlvla.train.labels`).
         ego_history: of all scenes of the training store, in its order.
         command: likewise.
 
     Raises:
-        ValueError: the file is missing, or holds rows that the training store does not have.
+        ValueError: there are no labels, or some of scenes that the training store does not have.
     """
-    if not path.exists():
-        raise ValueError(f"{path} is missing: the nearest-neighbour reward needs the labels of the reward stage")
-    with np.load(path) as kept:
-        rows, poses, labels = kept["rows"], kept["poses"], kept["labels"]
-    if len(rows) and rows.max() >= len(ego_history):
-        raise ValueError(f"{path} labels scene {rows.max()}, the training store has {len(ego_history)}")
-    return scored_vocabulary(poses, labels, ego_history[rows], command[rows])
+    known = opened(folder)
+    if known.rows.max() >= len(ego_history):
+        raise ValueError(f"{folder} labels scene {known.rows.max()}, the training store has {len(ego_history)}")
+    return scored_vocabulary(known.poses[:], known.labels[:], ego_history[known.rows], command[known.rows])
 
 
 def nearest_sub_scores(

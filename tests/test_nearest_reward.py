@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 
 from irlvla.nearest_reward import NearestConfig, kept_vocabulary, nearest_sub_scores, scored_vocabulary
+from irlvla.train.candidates import Columns
+from irlvla.train.labels import write_shard
 
 ONE = NearestConfig(scenes=1, neighbours=1)
 
@@ -65,13 +67,15 @@ def test_scenes_do_not_influence_each_other():
 
 def test_the_labels_of_a_run_are_its_table(tmp_path):
     history, command = np.concatenate([seen(1.0)[0], seen(12.0)[0]]), np.eye(4)[[1, 1]]
-    with pytest.raises(ValueError, match="labels.npz is missing"):
-        kept_vocabulary(tmp_path / "labels.npz", history, command)
-    np.savez(tmp_path / "labels.npz", rows=np.array([1]), poses=straight(2.0)[None], labels=np.full((1, 1, 8), 0.5), kinds=np.zeros(1))
-    words = kept_vocabulary(tmp_path / "labels.npz", history, command)
+    with pytest.raises(ValueError, match="holds no labels"):
+        kept_vocabulary(tmp_path, history, command)
+    poses, scores, about = straight(2.0)[None], np.full((1, 1, 8), 0.5), Columns(np.array([0]), np.array([0]))
+    notes = {"key": "", "shards": 1, "state": {}}
+    write_shard(tmp_path / "shard-00000.arrow", ["scene"], np.array([1]), poses, scores, scores, about, notes)
+    words = kept_vocabulary(tmp_path, history, command)
     assert words.status[:, 0].tolist() == [12.0]
     with pytest.raises(ValueError, match="labels scene 1, the training store has 1"):
-        kept_vocabulary(tmp_path / "labels.npz", history[:1], command[:1])
+        kept_vocabulary(tmp_path, history[:1], command[:1])
 
 
 def test_an_empty_table_is_refused():

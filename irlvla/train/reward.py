@@ -16,12 +16,12 @@ from torch import Tensor
 from irlvla import run
 from irlvla.data.store import Store
 from irlvla.model.diffusion import ExplorationConfig, exploration_of
-from irlvla.model.policy import Policy
-from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, reward_loss
-from irlvla.rollout import chosen_device, exact_sub_scores, load_policy, log_halves
-from irlvla.scene_cache import SceneCache, inputs, rows_of, scene_cache
+from irlvla.model.reward_world_model import RewardWorldModel, RewardWorldModelConfig, reward_loss
+from irlvla.rollout import chosen_device, load_policy, log_halves
+from irlvla.scene_cache import SceneCache, inputs, scene_cache
+from irlvla.train import labels
 from irlvla.train.calibration import accepted, calibrate, cost_text, judgement
-from irlvla.train.candidates import DENOISED, CandidatesConfig, candidates
+from irlvla.train.candidates import VOCABULARY, CandidatesConfig
 from irlvla.train.loop import batch_rows, cosine_rate, progress, set_rate, step_generator
 
 
@@ -42,14 +42,6 @@ class RewardConfig:
     warmup: int = 50
     group: int = 20
     save_every: int = 200
-
-
-@dataclass(frozen=True, slots=True)
-class _Labelled:
-    rows: np.ndarray
-    poses: np.ndarray
-    labels: np.ndarray
-    kinds: np.ndarray
 
 
 def fit(
@@ -80,7 +72,10 @@ def fit(
     cache = scene_cache(policy, store_train, np.arange(len(store_train)), folder=None if cache_folder is None else cache_folder / "train")
     half, _ = log_halves(store_train.log_names, config.seed)
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
-    labelled = _labelled(config, policy, cache, half, store_train, folder, resume)
+    words_folder = (folder if cache_folder is None else cache_folder) / "vocabularies"
+    labelled = labels.labelled(
+        policy, cache, store_train, half, config.exploration, config.candidates, config.seed, folder / "labels", words_folder
+    )
     counted = bootstrap([store_train.log_names[row] for row in labelled.rows], config.model.members, config.seed)
     torch.manual_seed(config.seed)
     model = RewardWorldModel(config.model)
@@ -127,30 +122,13 @@ def fit(
     return folder / "checkpoint"
 
 
-def _labelled(
-    config: RewardConfig, policy: Policy, cache: SceneCache, half: np.ndarray, store: Store, folder: Path, resume: bool
-) -> _Labelled:
-    path = folder / "labels.npz"
-    if resume and path.exists():
-        with np.load(path) as kept:
-            return _Labelled(kept["rows"], kept["poses"], kept["labels"], kept["kinds"])
-    poses, kinds = candidates(policy, rows_of(cache, half), config.exploration, config.candidates, config.seed)
-    scores = exact_sub_scores(store, half, poses.astype(np.float64))
-    labels = np.stack([getattr(scores, name) for name in HEADS], axis=-1).astype(np.float32)
-    folder.mkdir(parents=True, exist_ok=True)
-    beside = folder / ".labels.npz"
-    np.savez(beside, rows=half, poses=poses, labels=labels, kinds=kinds)
-    beside.rename(path)
-    return _Labelled(half, poses, labels, kinds)
-
-
 def _loss(
-    config: RewardConfig, model: RewardWorldModel, cache: SceneCache, labelled: _Labelled, step: int, counted: Tensor | None
+    config: RewardConfig, model: RewardWorldModel, cache: SceneCache, labelled: labels.Labelled, step: int, counted: Tensor | None
 ) -> tuple[Tensor, dict[str, Tensor]]:
     model.train()
     rows = batch_rows(len(labelled.rows), config.batch, step, config.seed)
     generator = step_generator(config.seed, step)
-    weight = torch.where(torch.from_numpy(labelled.kinds == DENOISED), 1.0, 1.0 - config.vocabulary_dropout)
+    weight = torch.where(torch.from_numpy(labelled.kinds == VOCABULARY), 1.0 - config.vocabulary_dropout, 1.0)
     count = min(config.proposals, len(weight))
     chosen = torch.multinomial(weight.expand(len(rows), -1), count, generator=generator).numpy()
     poses = torch.from_numpy(np.take_along_axis(labelled.poses[rows], chosen[..., None, None], axis=1))

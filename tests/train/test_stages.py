@@ -19,7 +19,7 @@ from irlvla.rollout import (
     selected,
 )
 from irlvla.scene_cache import remembered, scene_cache
-from irlvla.train import continuation, imitation, ppo, reward
+from irlvla.train import continuation, imitation, labels, ppo, reward
 from irlvla.train.candidates import CandidatesConfig
 from irlvla.train.continuation import ContinuationConfig
 from irlvla.train.ppo import PpoConfig, advantages, chain_loss, denoising_weights, ppo_loss
@@ -60,9 +60,9 @@ def test_the_reward_world_model_lowers_its_loss_and_learns_only_from_half_a(stag
     losses = values(folder / "reward", "train/loss")
     assert losses[-1] < losses[0]
     first, second = log_halves(store.log_names, REWARD.seed)
-    with np.load(folder / "reward" / "labels.npz") as labels:
-        assert labels["rows"].tolist() == first.tolist()
-        assert labels["poses"].shape[1] == 2 * 2 + 4 + 4 + 3 + 2
+    known = labels.opened(folder / "reward" / "labels")
+    assert known.rows.tolist() == first.tolist()
+    assert known.poses.shape[1] == 2 * 2 + 4 + 4 + 3 + 2
     assert not {store.log_names[row] for row in first} & {store.log_names[row] for row in second}
 
 
