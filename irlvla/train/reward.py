@@ -16,7 +16,7 @@ from torch import Tensor
 from irlvla import run
 from irlvla.data.store import Store
 from irlvla.model.diffusion import ExplorationConfig, exploration_of
-from irlvla.model.reward_world_model import RewardWorldModel, RewardWorldModelConfig, reward_loss
+from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, reward_loss
 from irlvla.rollout import chosen_device, load_policy, log_halves
 from irlvla.scene_cache import SceneCache, inputs, scene_cache
 from irlvla.train import labels
