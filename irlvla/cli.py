@@ -14,7 +14,23 @@ EXTRAS = dict.fromkeys(("torch", "safetensors", "tensorboard", "matplotlib"), "t
 EXTRAS |= dict.fromkeys(("sumo", "pyogrio"), "world") | dict.fromkeys(("scipy", "pyarrow"), "train,world")
 """Module -> the extra that brings it."""
 
-Stage = Literal["imitation", "reward", "reward_no_camera", "ppo", "no_camera", "ego_mlp", "imitation_continued", "best_of_g"]
+Stage = Literal[
+    "imitation",
+    "reward",
+    "reward_no_camera",
+    "ppo",
+    "no_camera",
+    "ego_mlp",
+    "imitation_continued",
+    "best_of_g",
+    "ppo_exact",
+    "ppo_nearest",
+    "ppo_no_camera_reward",
+    "ppo_confidences",
+    "ppo_trajectories",
+    "ppo_critic",
+    "ppo_anchor",
+]
 Place = Annotated[Path, tyro.conf.Positional]
 
 

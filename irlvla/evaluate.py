@@ -21,6 +21,16 @@ from irlvla.score.distance import displacement_errors
 from irlvla.score.epdms import epdms, sub_scores
 from irlvla.types import COLUMN_NAMES, SUB_SCORE_NAMES, SubScores
 
+VARIANT_NAMES = (
+    "ppo_exact",
+    "ppo_nearest",
+    "ppo_no_camera_reward",
+    "ppo_confidences",
+    "ppo_trajectories",
+    "ppo_critic",
+    "ppo_anchor",
+)
+"""Rows that are `ppo` but for one choice; they are there where that was trained."""
 ROW_NAMES = (
     "human",
     "pdm_closed",
@@ -35,6 +45,7 @@ ROW_NAMES = (
     "selector",
     "ppo",
     "ppo_selector",
+    *VARIANT_NAMES,
 )
 """Rows of the table in its order; what each is says docs/method.md."""
 PAIRS = (
@@ -49,6 +60,8 @@ PAIRS = (
     ("imitation_continued", "imitation"),
     ("imitation", "no_camera"),
     ("imitation", "ego_mlp"),
+    *(("ppo", name) for name in VARIANT_NAMES),
+    *((name, "imitation") for name in VARIANT_NAMES),
 )
 METRIC_NAMES = ("epdms", *SUB_SCORE_NAMES)
 DISTANCE_NAMES = ("ade", "fde")

@@ -9,7 +9,7 @@ import torch
 from irlvla import run
 from irlvla.acceptance import Judged
 from irlvla.data.store import Indices, Store
-from irlvla.evaluate import Plans
+from irlvla.evaluate import VARIANT_NAMES, Plans
 from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
 from irlvla.model.policy import Policy
 from irlvla.rollout import (
@@ -28,14 +28,18 @@ from irlvla.scene_cache import SceneCache, scene_cache, vision_key
 from irlvla.score.epdms import epdms
 from irlvla.types import SUB_SCORE_NAMES, SubScores
 
-POLICIES = ("no_camera", "imitation", "imitation_continued", "best_of_g", "ppo")
+POLICIES = ("no_camera", "imitation", "imitation_continued", "best_of_g", "ppo", *VARIANT_NAMES)
 SELECTORS = {"selector": "imitation", "ppo_selector": "ppo"}
 """Row name -> the policy among whose proposals the reward world model picks."""
 LEARNED = ("ego_mlp", *POLICIES, *SELECTORS)
+BY_PREDICTED = "_by_predicted"
+"""Ending of rows that are only evaluated when they are asked for: a PPO run's candidate that its own reward would have chosen."""
 
 
 def checkpoint_of(folder: Path, name: str) -> Path:
     """Where a run keeps the checkpoint of a policy (or of `reward`)."""
+    if name.endswith(BY_PREDICTED):
+        return folder / name.removesuffix(BY_PREDICTED) / "by_predicted" / "checkpoint"
     return folder / name / "checkpoint"
 
 
@@ -55,7 +59,7 @@ def learned_plans(folder: Path, store: Store, indices: Indices, names: Sequence[
         folder: the run.
         store: prepared scenes.
         indices: which of them.
-        names: rows of LEARNED.
+        names: rows of LEARNED; or such a row of PPO with BY_PREDICTED behind it.
 
     Returns:
         Plans by row name, in metres.
@@ -64,7 +68,8 @@ def learned_plans(folder: Path, store: Store, indices: Indices, names: Sequence[
         ValueError: a row is not known, or was not trained in this run.
     """
     known = trained(folder)
-    unknown = [name for name in names if name not in known]
+    asked = [name for name in names if name.endswith(BY_PREDICTED) and (checkpoint_of(folder, name) / "checkpoint.json").exists()]
+    unknown = [name for name in names if name not in (*known, *asked)]
     if unknown:
         raise ValueError(f"{folder} has no checkpoint for {unknown[0]!r}; there are: {', '.join(known) or 'none'}")
     torch.set_num_threads(1)

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 from irlvla.data.features import SensorConfig
 from irlvla.data.store import Store
@@ -21,6 +22,7 @@ from irlvla.train.controls import EgoMlpConfig
 from irlvla.train.imitation import ImitationConfig
 from irlvla.train.ppo import PpoConfig
 from irlvla.train.reward import RewardConfig
+from irlvla.train.rewards import JUDGES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +104,28 @@ def tiny(seed: int = 0) -> Recipe:
 
 
 RECIPES: dict[str, Callable[[int], Recipe]] = {"default": default, "tiny": tiny}
-STAGES = ("vision", "imitation", "no_camera", "ego_mlp", "reward", "reward_no_camera", "ppo", "imitation_continued", "best_of_g")
+PPO_VARIANTS: dict[str, dict[str, Any]] = {
+    "ppo_exact": {"reward": "exact"},
+    "ppo_nearest": {"reward": "nearest"},
+    "ppo_no_camera_reward": {"reward": "no_camera"},
+    "ppo_confidences": {"learn": "confidences"},
+    "ppo_trajectories": {"learn": "trajectories"},
+    "ppo_critic": {"advantage": "critic"},
+    "ppo_anchor": {"advantage": "anchor"},
+}
+"""Stages that are the recipe's ppo but for one field."""
+STAGES = (
+    "vision",
+    "imitation",
+    "no_camera",
+    "ego_mlp",
+    "reward",
+    "reward_no_camera",
+    "ppo",
+    "imitation_continued",
+    "best_of_g",
+    *PPO_VARIANTS,
+)
 """What can be trained, in an order in which everything that a stage needs comes before it; "vision" is imitation's first half."""
 
 
@@ -150,10 +173,18 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
         case "reward_no_camera":
             return reward.fit(recipe.reward_no_camera, policy, train, val, own, resume, tokens)
         case "ppo":
-            return ppo.fit(recipe.ppo, policy, judge, train, val, own, resume, tokens)
+            return ppo.fit(recipe.ppo, policy, _judge(recipe.ppo, folder), train, val, own, resume, tokens)
         case "imitation_continued" | "best_of_g":
             return continuation.fit(getattr(recipe, stage), policy, judge, train, val, own, resume, tokens)
+    if stage in PPO_VARIANTS:
+        config = replace(recipe.ppo, **PPO_VARIANTS[stage])
+        return ppo.fit(config, policy, _judge(config, folder), train, val, own, resume, tokens)
     raise ValueError(f"unknown stage {stage!r}; there are: {', '.join(STAGES)}")
+
+
+def _judge(config: PpoConfig, folder: Path) -> Path:
+    """The checkpoint of the reward world model that a PPO run asks."""
+    return checkpoint_of(folder, JUDGES.get(config.reward, "reward"))
 
 
 def cache_tokens(folder: Path, train: Store, val: Store) -> None:

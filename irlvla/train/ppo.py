@@ -8,45 +8,53 @@ logs is used, which the reward world model has never seen.
 import copy
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
-from torch import Tensor, nn
+from jaxtyping import Float
+from torch import Tensor
 
 from irlvla import run
 from irlvla.data.store import Store
-from irlvla.model.attention import feed_forward
 from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
-from irlvla.model.policy import EgoEncoder, Policy, planner_parameters
-from irlvla.model.reward_world_model import RewardWorldModel
-from irlvla.rollout import (
-    Chain,
-    chain_log_probs,
-    chosen_device,
-    exact_sub_scores,
-    load_policy,
-    load_reward_world_model,
-    predicted_sub_scores,
-    sampled_chains,
-    two_frame_comfort,
-    unjudged,
+from irlvla.model.policy import Policy, planner_parameters
+from irlvla.rollout import Chain, chain_log_probs, chosen_device, load_policy, sampled_chains, unjudged
+from irlvla.scene_cache import inputs, remembered, stage_caches
+from irlvla.train.advantages import (
+    ADVANTAGES,
+    NORMALISATIONS,
+    Critic,
+    advantages,
+    clip_ratios,
+    denoising_weights,
+    follow_spread,
+    scene_rows,
 )
-from irlvla.scene_cache import SceneCache, StageCaches, inputs, remembered, stage_caches
-from irlvla.score.epdms import epdms
-from irlvla.train.imitation import keep_best
-from irlvla.train.loop import batch_rows, follow, progress, step_generator
-from irlvla.types import SubScores
+from irlvla.train.guards import GuardConfig, guarded_probe, not_finite, reason_to_stop
+from irlvla.train.imitation import save_policy
+from irlvla.train.loop import follow, progress, step_generator
+from irlvla.train.rewards import REWARDS, Judge, Scenes, reward_function, rewards_of
+
+KINDS = {
+    "reward": REWARDS,
+    "advantage": ADVANTAGES,
+    "normalisation": NORMALISATIONS,
+    "learn": ("both", "confidences", "trajectories"),
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PpoConfig:
     """One PPO run.
 
-    `advantage`: "group" (reward minus the mean of the scene's group), "critic" (reward minus the scene's value) or "both"
-    (their mean). `learn`: "both", "confidences" or "trajectories". `reward`: "model" or "exact" (the bound: the exact scorer on
-    annotated scenes). `clone_weight` weighs the log-likelihood of the frozen imitation policy's own chains: with little of it
-    safety was bought with progress and comfort on val. Exploration is narrower than that of the candidates.
+    `advantage` and `normalisation` are those of `irlvla.train.advantages.advantages`, `advantage_scale` is the fixed scale.
+    `clip_first`: clip range of the first denoising step, from which it grows to `clip_ratio` at the last (None: the same at all).
+    `gate_below`: NC or DAC below this makes an advantage -1 at most; 0 turns that off. `learn`: "both", "confidences" or
+    "trajectories". `reward`: one of `irlvla.train.rewards.REWARDS`; `pessimism`: what its members' spread
+    weighs (None: what it was trained with). `spread_share`: share of an iteration's scenes drawn by their
+    running spread of rewards, the rest evenly. `clone_weight` weighs the log-likelihood of the frozen imitation policy's own chains:
+    with little of it safety was bought with progress and comfort on val. Exploration is narrower than that of the candidates.
     """
 
     exploration: ExplorationConfig = field(default_factory=lambda: ExplorationConfig(along=0.06, across=0.02))
@@ -59,8 +67,10 @@ class PpoConfig:
     critic_rate: float = 1e-3
     weight_decay: float = 0.0
     clip_ratio: float = 0.2
+    clip_first: float | None = None
     gamma_denoising: float = 0.7
     advantage: str = "group"
+    normalisation: str = "fixed"
     advantage_scale: float = 0.2
     gate_below: float = 0.5
     clone_weight: float = 0.3
@@ -68,70 +78,18 @@ class PpoConfig:
     kl_weight: float = 0.0
     learn: str = "both"
     reward: str = "model"
+    pessimism: float | None = None
     with_ec: bool = True
+    spread_share: float = 0.0
     average_decay: float = 0.95
     candidates: int = 3
     save_every: int = 20
+    guards: GuardConfig = field(default_factory=GuardConfig)
 
-
-class Critic(nn.Module):
-    """The expected reward of a scene, from its tokens and the ego's status."""
-
-    def __init__(self, token_width: int, width: int = 64) -> None:
-        super().__init__()
-        self.ego = EgoEncoder(width)
-        self.token = nn.Linear(token_width, width)
-        self.out = feed_forward(3 * width, width, 1)
-
-    def forward(
-        self,
-        tokens: Float[Tensor, "scenes tokens token_width"],
-        ego_history: Float[Tensor, "scenes 4 7"],
-        command: Float[Tensor, "scenes 4"],
-    ) -> Float[Tensor, "scenes"]:
-        """The expected reward; tokens as in `SceneTokens`, the rest as in `Features`."""
-        seen = torch.relu(self.token(tokens))
-        return self.out(torch.cat([seen.mean(1), seen.amax(1), self.ego(ego_history, command)], dim=1))[:, 0]
-
-
-@dataclass(frozen=True, slots=True)
-class Rewards:
-    """What a batch of sampled plans earned: reward in [0, 1], and whether NC or DAC is judged to have failed."""
-
-    values: Float[Tensor, "scenes samples"]
-    failed: Bool[Tensor, "scenes samples"]
-    sub_scores: SubScores
-
-
-def advantages(
-    rewards: Float[Tensor, "scenes samples"],
-    failed: Bool[Tensor, "scenes samples"],
-    values: Float[Tensor, "scenes"],
-    kind: str,
-    scale: float,
-) -> Float[Tensor, "scenes samples"]:
-    """Centred advantages, divided by a fixed scale; a proposal that fails NC or DAC gets at most -1.
-
-    Args:
-        rewards: in [0, 1].
-        failed: NC or DAC failures.
-        values: the critic's expectation of each scene's reward.
-        kind: "group", "critic" or "both".
-        scale: what one unit of advantage is in reward: not the group's own spread, which is noise where it is narrow.
-
-    Raises:
-        ValueError: an unknown kind.
-
-    Example:
-        >>> advantages(torch.tensor([[1.0, 0.5]]), torch.tensor([[False, False]]), torch.zeros(1), "group", 0.25)
-        tensor([[ 1., -1.]])
-    """
-    group = rewards - rewards.mean(1, keepdim=True)
-    critic = rewards - values[:, None]
-    if kind not in ("group", "critic", "both"):
-        raise ValueError(f"unknown kind of advantage {kind!r}: group, critic or both")
-    centred = {"group": group, "critic": critic, "both": 0.5 * (group + critic)}[kind] / scale
-    return torch.where(failed, centred.clamp(max=-1.0), centred)
+    def __post_init__(self) -> None:
+        for name, known in KINDS.items():
+            if getattr(self, name) not in known:
+                raise ValueError(f"unknown {name} {getattr(self, name)!r}: {', '.join(known)}")
 
 
 def ppo_loss(
@@ -150,36 +108,17 @@ def ppo_loss(
     return loss, measures
 
 
-def denoising_weights(steps: int, gamma_denoising: float) -> Float[Tensor, "steps"]:
-    """gamma_denoising to the power of the steps still to go."""
-    return gamma_denoising ** torch.arange(steps - 1, -1, -1, dtype=torch.float32)
+@dataclass(frozen=True, slots=True)
+class _Learner:
+    """What an iteration works with and changes in place."""
 
-
-def rewards_of(
-    config: PpoConfig,
-    policy: Policy,
-    model: RewardWorldModel,
-    now: SceneCache,
-    before: SceneCache,
-    rows: np.ndarray,
-    poses: Float[Tensor, "scenes samples 8 3"],
-    store: Store,
-) -> Rewards:
-    """Rewards of sampled plans (m); EC is counted against the policy's own deployed plan of 0.5 s earlier, if there was one."""
-    prev_poses = None
-    if config.with_ec:
-        with torch.no_grad():
-            prev_poses = policy.plan(remembered(policy, before, rows)).cpu().numpy().astype(np.float64)
-    metres = poses.cpu().numpy().astype(np.float64)
-    if config.reward == "exact":
-        repeated = None if prev_poses is None else np.repeat(prev_poses[:, None], metres.shape[1], axis=1)
-        measured = exact_sub_scores(store, rows, metres, repeated)
-        scores = SubScores(**{name: torch.from_numpy(getattr(measured, name)).float().to(poses.device) for name in measured.__slots__})
-    else:
-        comfort = None if prev_poses is None else two_frame_comfort(now, before, rows, metres, prev_poses)
-        scores = predicted_sub_scores(model, now, rows, poses, comfort)
-    failed = (scores.nc < config.gate_below) | (scores.dac < config.gate_below)
-    return Rewards(epdms(scores), failed, scores)
+    config: PpoConfig
+    policy: Policy
+    frozen: Policy
+    critic: Critic
+    exploration: Exploration
+    optimisers: dict[str, torch.optim.Optimizer]
+    scenes: Scenes
 
 
 def fit(
@@ -194,58 +133,73 @@ def fit(
 ) -> Path:
     """Improves the imitation policy by PPO; keeps the candidate with the best exact EPDMS on val.
 
+    Beside it `probes.json` tells every probe, and which candidate the predicted EPDMS would have chosen, which lies in `by_predicted`.
+
     Args:
         config: the run.
         imitation: the policy's checkpoint to start from.
-        reward: the reward world model's checkpoint.
+        reward: the checkpoint of the reward world model: the one that judges, whichever `config.reward` says.
         store_train: scenes; the half of their logs that the reward world model has not seen is used.
         store_val: annotated scenes to probe on.
-        folder: the stage's folder; gets metrics, a training state, and `checkpoint`.
+        folder: the stage's folder; gets metrics, a training state, `probes.json`, and `checkpoint`.
         resume: continue a run that was interrupted.
         cache_folder: where scene tokens are kept.
 
     Returns:
         The checkpoint's folder.
-
-    Raises:
-        ValueError: an unknown kind of reward, or of what is to learn.
     """
-    if config.reward not in ("model", "exact"):
-        raise ValueError(f"unknown reward {config.reward!r}: model or exact")
-    if config.learn not in ("both", "confidences", "trajectories"):
-        raise ValueError(f"unknown learn {config.learn!r}: both, confidences or trajectories")
     folder = Path(folder)
     device = chosen_device()
-    policy, frozen, model = load_policy(imitation, device), load_policy(imitation, device), load_reward_world_model(reward, device)
+    policy, frozen = load_policy(imitation, device), load_policy(imitation, device)
     average = copy.deepcopy(policy).requires_grad_(False)
     caches = stage_caches(frozen, store_train, store_val, cache_folder)
     half = unjudged(reward, store_train.log_names)
+    train, val = Scenes(store_train, caches.train, caches.train_before), Scenes(store_val, caches.val, caches.val_before)
+    judge = reward_function(config.reward, reward, train, device, config.pessimism)
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     torch.manual_seed(config.seed)
     critic = Critic(policy.config.birds_eye.width).to(device)
-    optimiser = torch.optim.AdamW(planner_parameters(policy), lr=config.rate, weight_decay=config.weight_decay)
-    critic_optimiser = torch.optim.AdamW(critic.parameters(), lr=config.critic_rate)
-    modules, optimisers = {"policy": policy, "average": average, "critic": critic}, {"policy": optimiser, "critic": critic_optimiser}
-    values = {"step": 0, "best": None}
+    optimisers = {
+        "policy": torch.optim.AdamW(planner_parameters(policy), lr=config.rate, weight_decay=config.weight_decay),
+        "critic": torch.optim.AdamW(critic.parameters(), lr=config.critic_rate),
+    }
+    learner = _Learner(config, policy, frozen, critic, exploration, optimisers, train)
+    modules = {"policy": policy, "average": average, "critic": critic}
+    spread = torch.full((len(half),), -1.0)
+    values: dict[str, Any] = {"step": 0, "probes": [], "stopped": None}
     if resume and (folder / "state" / "state.json").exists():
         values = run.load_state(folder / "state", modules, optimisers, {})
+        spread.copy_(run.state_tensors(folder / "state", "spread")["estimate"])
     candidates = candidate_steps(config.iterations, config.candidates)
     with (
         run.metrics_writer(folder, values["step"] - 1 if values["step"] else None) as write,
-        progress("ppo", config.iterations, values["step"]) as advance,
+        progress(folder.name, config.iterations, values["step"]) as advance,
     ):
-        for step in range(values["step"], config.iterations):
-            rows = half[batch_rows(len(half), config.scenes, step, config.seed)]
-            generator = step_generator(config.seed, step)
-            measures = _iteration(config, policy, frozen, critic, model, caches, rows, exploration, optimisers, generator, store_train)
-            follow(average, policy, config.average_decay, step)
-            write(step, **{f"train__{name}": value for name, value in measures.items()})
-            if step in candidates:
-                values["best"] = keep_best(values["best"], step, average, config, store_train, store_val, caches, folder, write)
-            values["step"] = step + 1
-            if values["step"] % config.save_every == 0 or values["step"] == config.iterations:
-                run.save_state(folder / "state", {name: module.state_dict() for name, module in modules.items()}, optimisers, {}, values)
+        if not values["probes"]:
+            start = guarded_probe(frozen, judge, val)
+            write(0, **{f"start__{name}": value for name, value in start.items()})
+            values["probes"] = [{"step": -1, "candidate": False, **start}]
+        while values["step"] < config.iterations and values["stopped"] is None:
+            step = values["step"]
+            picked = scene_rows(spread, config.scenes, config.spread_share, step, config.seed)
+            measures, spreads = _iteration(learner, judge, half[picked], step_generator(config.seed, step))
+            follow_spread(spread, picked, spreads)
+            wrong = not_finite(measures)
+            write(step, **{f"train__{name}": value for name, value in measures.items() if np.isfinite(value)})
+            if wrong is None:
+                follow(average, policy, config.average_decay, step)
+                extra = config.guards.probe_every > 0 and (step + 1) % config.guards.probe_every == 0
+                if step in candidates or extra:
+                    probed = guarded_probe(average, judge, val)
+                    write(step, **{f"val__{name}": value for name, value in probed.items()})
+                    _keep(folder, values["probes"], {"step": step, "candidate": step in candidates, **probed}, average, config, store_train)
+                    wrong = reason_to_stop(config.guards, values["probes"])
+            values["step"], values["stopped"] = step + 1, wrong
+            if values["step"] % config.save_every == 0 or values["step"] == config.iterations or wrong is not None:
+                states = {name: module.state_dict() for name, module in modules.items()} | {"spread": {"estimate": spread}}
+                run.save_state(folder / "state", states, optimisers, {}, values)
             advance(f"reward {measures['reward']:.3f}")
+    _finish(folder, values, frozen, config, store_train)
     return folder / "checkpoint"
 
 
@@ -254,57 +208,87 @@ def candidate_steps(steps: int, count: int) -> set[int]:
     return {round(steps * (index + 1) / count) - 1 for index in range(count)}
 
 
+def _keep(folder: Path, probes: list[dict[str, Any]], probed: dict[str, Any], policy: Policy, config: PpoConfig, store: Store) -> None:
+    """Adds a probe to those so far; saves a candidate's policy if it is the best yet, by true and by predicted EPDMS."""
+    earlier = [probe for probe in probes if probe["candidate"]]
+    probes.append(probed)
+    for name, place in (("epdms", folder), ("predicted", folder / "by_predicted")):
+        if probed["candidate"] and all(probed[name] > probe[name] for probe in earlier):
+            save_policy(place / "checkpoint", policy, config, store)
+
+
+def _finish(folder: Path, values: dict[str, Any], start: Policy, config: PpoConfig, store: Store) -> None:
+    """Writes which candidates were chosen, and says so if the run was stopped early; without a candidate the start is kept."""
+    candidates = [probe for probe in values["probes"] if probe["candidate"]]
+    chosen = {f"by_{name}": max(candidates, key=lambda probe, by=name: probe[by], default=None) for name in ("epdms", "predicted")}
+    steps = {name: None if probe is None else probe["step"] for name, probe in chosen.items()}
+    run.write_json(folder / "probes.json", {"probes": values["probes"], "chosen": steps, "stopped": values["stopped"]})
+    if not candidates:
+        for place in (folder, folder / "by_predicted"):
+            save_policy(place / "checkpoint", start, config, store)
+    if values["stopped"] is not None:
+        kept = f"the candidate of iteration {steps['by_epdms']}" if candidates else "the policy it started from"
+        print(f"{folder.name}: stopped after iteration {values['step'] - 1}: {values['stopped']}; kept is {kept}")
+
+
 def _iteration(
-    config: PpoConfig,
-    policy: Policy,
-    frozen: Policy,
-    critic: Critic,
-    model: RewardWorldModel,
-    caches: StageCaches,
-    rows: np.ndarray,
-    exploration: Exploration,
-    optimisers: dict[str, torch.optim.Optimizer],
-    generator: torch.Generator,
-    store: Store,
-) -> dict[str, float]:
-    """Collects chains and their rewards from the policy as it is, then makes the critic's and the policy's updates."""
+    learner: _Learner, judge: Judge, rows: np.ndarray, generator: torch.Generator
+) -> tuple[dict[str, float], Float[Tensor, "scenes"]]:
+    """Collects chains and their rewards from the policy as it is, then makes the critic's and the policy's updates.
+
+    Returns:
+        Measures by name, and the spread of each scene's rewards. A loss or gradient that is not finite is not followed.
+    """
+    config, policy = learner.config, learner.policy
     policy.eval()
     with torch.no_grad():
-        memory = remembered(policy, caches.train, rows)
-        chain = sampled_chains(policy, memory, exploration, config.group, generator)
+        memory = remembered(policy, learner.scenes.now, rows)
+        chain = sampled_chains(policy, memory, learner.exploration, config.group, generator)
         poses = policy.in_metres(chain.states[:, :, -1])
-        clone = sampled_chains(frozen, remembered(frozen, caches.train, rows), exploration, config.clone_samples, generator)
+        copied_memory = remembered(learner.frozen, learner.scenes.now, rows)
+        clone = sampled_chains(learner.frozen, copied_memory, learner.exploration, config.clone_samples, generator)
         both = Chain(torch.cat([chain.anchor, clone.anchor], dim=1), torch.cat([chain.states, clone.states], dim=1))
-        old_anchor, old_steps = (values[:, : config.group] for values in chain_log_probs(policy, memory, both, exploration))
-    rewards = rewards_of(config, policy, model, caches.train, caches.train_before, rows, poses, store)
-    scene, ego_history, command = inputs(caches.train, rows, policy.scale.device)
-    if scene is None:
-        raise ValueError("PPO's critic needs scene tokens, the policy's cache holds none")
-    value = critic(scene.tokens, ego_history, command)
-    critic_loss = (value[:, None] - rewards.values).square().mean()
-    optimisers["critic"].zero_grad(set_to_none=True)
-    critic_loss.backward()
-    optimisers["critic"].step()
-    advantage = advantages(rewards.values, rewards.failed, value.detach(), config.advantage, config.advantage_scale)
-    measures: dict[str, float] = {"reward": float(rewards.values.mean()), "value_loss": float(critic_loss.detach())}
-    measures["spread"] = float(rewards.values.std(1).mean())
-    measures["no_spread"] = float((rewards.values.std(1) < 0.01).float().mean())
+        old_anchor, old_steps = (values[:, : config.group] for values in chain_log_probs(policy, memory, both, learner.exploration))
+    rewards = rewards_of(judge, policy, learner.scenes, rows, poses, config.with_ec, config.gate_below)
+    value, value_loss = _critic_update(learner, rows, rewards.values)
+    advantage = advantages(
+        rewards.values, rewards.failed, value, chain.anchor, config.advantage, config.advantage_scale, config.normalisation
+    )
+    spread = rewards.values.std(1)
+    measures: dict[str, float] = {"reward": float(rewards.values.mean()), "value_loss": value_loss}
+    measures["spread"] = float(spread.mean())
+    measures["no_spread"] = float((spread < 0.01).float().mean())
     measures |= {
         name: float(getattr(rewards.sub_scores, name).mean()) for name in ("nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc", "ec")
     }
     for _ in range(config.passes):
-        memory = remembered(policy, caches.train, rows)
+        memory = remembered(policy, learner.scenes.now, rows)
         # Own and cloned chains in one go: they share the scenes' anchor probabilities.
-        anchor, steps = chain_log_probs(policy, memory, both, exploration)
+        anchor, steps = chain_log_probs(policy, memory, both, learner.exploration)
         own, copied = (anchor[:, : config.group], steps[:, : config.group]), (anchor[:, config.group :], steps[:, config.group :])
         loss, parts = chain_loss(config, *own, old_anchor, old_steps, advantage)
         loss = loss - config.clone_weight * (copied[0].mean() + copied[1].mean())
-        optimisers["policy"].zero_grad(set_to_none=True)
+        learner.optimisers["policy"].zero_grad(set_to_none=True)
         loss.backward()
-        torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
-        optimisers["policy"].step()
-        measures |= {name: float(part) for name, part in parts.items()}
-    return measures
+        norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
+        measures |= {"loss": float(loss.detach()), "gradient": float(norm)} | {name: float(part) for name, part in parts.items()}
+        if not_finite(measures) is not None:
+            break
+        learner.optimisers["policy"].step()
+    return measures, spread
+
+
+def _critic_update(learner: _Learner, rows: np.ndarray, rewards: Float[Tensor, "scenes samples"]) -> tuple[Float[Tensor, "scenes"], float]:
+    """The critic's values before its update on these rewards, and its loss."""
+    scene, ego_history, command = inputs(learner.scenes.now, rows, learner.policy.scale.device)
+    if scene is None:
+        raise ValueError("PPO's critic needs scene tokens, the policy's cache holds none")
+    value = learner.critic(scene.tokens, ego_history, command)
+    loss = (value[:, None] - rewards).square().mean()
+    learner.optimisers["critic"].zero_grad(set_to_none=True)
+    loss.backward()
+    learner.optimisers["critic"].step()
+    return value.detach(), float(loss.detach())
 
 
 def chain_loss(
@@ -318,7 +302,7 @@ def chain_loss(
     """PPO's loss over a batch of chains: the anchor's choice and every denoising step are actions with the same advantage.
 
     Args:
-        config: clip range, discount, and which kinds of action learn.
+        config: clip ranges, discount, and which kinds of action learn.
         anchor: log-probabilities of the chosen anchors now.
         steps: log-probabilities of the denoising steps now.
         old_anchor: those of the policy that sampled.
@@ -336,8 +320,8 @@ def chain_loss(
         loss = loss + part
         parts |= {f"anchor_{name}": value for name, value in measures.items()}
     if config.learn in ("both", "trajectories"):
-        for index in range(steps.shape[2]):
-            part, measures = ppo_loss(steps[..., index], old_steps[..., index], advantage, config.clip_ratio)
+        for index, clip_ratio in enumerate(clip_ratios(steps.shape[2], config.clip_ratio, config.clip_first)):
+            part, measures = ppo_loss(steps[..., index], old_steps[..., index], advantage, clip_ratio)
             loss = loss + weights[index] * part
             parts |= {f"step{index}_{name}": value for name, value in measures.items()}
     if config.kl_weight > 0:

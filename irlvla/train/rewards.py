@@ -1,0 +1,134 @@
+"""What sampled plans earn: the one place that makes a reward function from a config, and applies it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from irlvla.data.store import Store
+from irlvla.model.policy import Policy
+from irlvla.nearest_reward import ScoredVocabulary, kept_vocabulary, nearest_sub_scores
+from irlvla.rollout import Comfort, exact_sub_scores, load_reward_world_model, predicted_sub_scores, two_frame_comfort
+from irlvla.scene_cache import SceneCache, remembered
+from irlvla.score.epdms import epdms
+from irlvla.types import SUB_SCORE_NAMES, SubScores
+
+REWARDS = ("model", "exact", "nearest", "no_camera")
+"""The reward world model; the exact scorer, which needs annotations; the labels of the nearest scored plans of similar scenes; the
+reward world model without pictures."""
+JUDGES = {"no_camera": "reward_no_camera"}
+"""Reward -> the stage whose checkpoint judges, where that is not `reward`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Scenes:
+    """Prepared scenes, all of them in order, and their caches now and 0.5 s earlier."""
+
+    store: Store
+    now: SceneCache
+    before: SceneCache
+
+
+Judge = Callable[[Scenes, np.ndarray, Tensor, np.ndarray | None], SubScores]
+"""Sub-scores of plans in some scenes: their rows, poses (scenes, samples, 8, 3) in m, and the plans of 0.5 s earlier (scenes, 8, 3) or None."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rewards:
+    """What a batch of sampled plans earned: reward in [0, 1], and whether NC or DAC is judged to have failed."""
+
+    values: Float[Tensor, "scenes samples"]
+    failed: Bool[Tensor, "scenes samples"]
+    sub_scores: SubScores
+
+
+def reward_function(kind: str, checkpoint: Path | str, train: Scenes, device: torch.device, pessimism: float | None = None) -> Judge:
+    """The function that judges plans in any scenes.
+
+    Args:
+        kind: one of REWARDS.
+        checkpoint: of the reward world model that judges, whichever stage trained it; "nearest" takes the labels beside it, "exact" does
+            not look at it.
+        train: the training scenes, whose labels are the table of "nearest".
+        device: where the reward world model computes.
+        pessimism: how many times its members' spread is taken off; None leaves what it was trained with.
+
+    Raises:
+        ValueError: an unknown kind.
+    """
+    if kind not in REWARDS:
+        raise ValueError(f"unknown reward {kind!r}: {', '.join(REWARDS)}")
+    if kind == "exact":
+        return _exact
+    if kind == "nearest":
+        table = kept_vocabulary(Path(checkpoint).parent / "labels.npz", train.now.ego_history, train.now.command)
+        return lambda scenes, rows, poses, prev_poses: _nearest(table, scenes, rows, poses, prev_poses)
+    model = load_reward_world_model(checkpoint, device)
+    if pessimism is not None:
+        model.config = replace(model.config, pessimism=pessimism)
+
+    def predicted(scenes: Scenes, rows: np.ndarray, poses: Tensor, prev_poses: np.ndarray | None) -> SubScores:
+        return predicted_sub_scores(model, scenes.now, rows, poses, _comfort(scenes, rows, poses, prev_poses))
+
+    return predicted
+
+
+def rewards_of(
+    judge: Judge,
+    policy: Policy,
+    scenes: Scenes,
+    rows: np.ndarray,
+    poses: Float[Tensor, "scenes samples 8 3"],
+    with_ec: bool,
+    gate_below: float,
+) -> Rewards:
+    """Rewards of sampled plans; EC is counted against the policy's own deployed plan of 0.5 s earlier, if there was one.
+
+    Args:
+        judge: `reward_function(...)`.
+        policy: the sampling policy.
+        scenes: that it drives in.
+        rows: which of them.
+        poses: plans, m and rad.
+        with_ec: whether EC is part of the reward.
+        gate_below: NC or DAC below this is a failure; 0 turns the gate off.
+    """
+    prev_poses = None
+    if with_ec:
+        with torch.no_grad():
+            prev_poses = policy.plan(remembered(policy, scenes.before, rows)).cpu().numpy().astype(np.float64)
+    scores = judge(scenes, rows, poses, prev_poses)
+    failed = (scores.nc < gate_below) | (scores.dac < gate_below)
+    return Rewards(epdms(scores), failed, scores)
+
+
+def _comfort(scenes: Scenes, rows: np.ndarray, poses: Tensor, prev_poses: np.ndarray | None) -> Comfort | None:
+    return None if prev_poses is None else two_frame_comfort(scenes.now, scenes.before, rows, _metres(poses), prev_poses)
+
+
+def _exact(scenes: Scenes, rows: np.ndarray, poses: Tensor, prev_poses: np.ndarray | None) -> SubScores:
+    repeated = None if prev_poses is None else np.repeat(prev_poses[:, None], poses.shape[1], axis=1)
+    measured = exact_sub_scores(scenes.store, rows, _metres(poses), repeated)
+    return as_tensors(measured, poses.device)
+
+
+def _nearest(table: ScoredVocabulary, scenes: Scenes, rows: np.ndarray, poses: Tensor, prev_poses: np.ndarray | None) -> SubScores:
+    scores = nearest_sub_scores(table, scenes.now.ego_history[rows], scenes.now.command[rows], _metres(poses))
+    comfort = _comfort(scenes, rows, poses, prev_poses)
+    if comfort is not None:
+        scores = replace(scores, ec=comfort.ec, ec_defined=np.repeat(comfort.defined[:, None], poses.shape[1], axis=1).astype(np.float64))
+    return as_tensors(scores, poses.device)
+
+
+def as_tensors(scores: SubScores, device: torch.device) -> SubScores:
+    """Sub-scores in NumPy arrays as single-precision tensors."""
+    names = (*SUB_SCORE_NAMES, "ec_defined")
+    return SubScores(**{name: torch.from_numpy(getattr(scores, name)).float().to(device) for name in names})
+
+
+def _metres(poses: Tensor) -> np.ndarray:
+    return poses.cpu().numpy().astype(np.float64)
