@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,8 +24,9 @@ class GuardConfig:
     """When to look, and when to stop.
 
     `probe_every`: probes between the candidates, every so many iterations (0: none); they are logged and guarded but no candidates,
-    whose number is that of the controls. `gap_growth`: stop when predicted - true EPDMS has grown by more than so many points since the
-    start: the policy then exploits its reward. `below_imitation`: stop when so many probes in a row are below the start's true EPDMS.
+    whose number is that of the controls. `gap_growth`: stop when predicted - true EPDMS has grown by more than so many points since
+    the start (from 0 if it was negative): the policy then exploits its reward. `below_imitation`: stop when so many probes in a row are
+    below the start's true EPDMS.
     """
 
     probe_every: int = 0
@@ -60,7 +62,7 @@ def guarded_probe(policy: Policy, judge: Judge, scenes: Scenes, batch: int = 64)
     return probed | {"predicted": predicted, "gap": predicted - probed["epdms"]} | gaps
 
 
-def reason_to_stop(config: GuardConfig, probes: Sequence[Mapping[str, float]]) -> str | None:
+def reason_to_stop(config: GuardConfig, probes: Sequence[Mapping[str, Any]]) -> str | None:
     """Why a run should stop, None if it should go on.
 
     Args:
@@ -73,7 +75,7 @@ def reason_to_stop(config: GuardConfig, probes: Sequence[Mapping[str, float]]) -
         'predicted - true EPDMS grew from +1.0 to +12.0, by more than 10 points: the policy exploits its reward'
     """
     first, last = probes[0], probes[-1]
-    if last["gap"] - first["gap"] > config.gap_growth:
+    if last["gap"] - max(first["gap"], 0.0) > config.gap_growth:
         return (
             f"predicted - true EPDMS grew from {first['gap']:+.1f} to {last['gap']:+.1f}, by more than {config.gap_growth:g} points: "
             "the policy exploits its reward"

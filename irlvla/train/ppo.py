@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from irlvla import run
@@ -109,7 +109,7 @@ def ppo_loss(
 
 
 @dataclass(frozen=True, slots=True)
-class _Learner:
+class Learner:
     """What an iteration works with and changes in place."""
 
     config: PpoConfig
@@ -119,6 +119,25 @@ class _Learner:
     exploration: Exploration
     optimisers: dict[str, torch.optim.Optimizer]
     scenes: Scenes
+
+
+def learner_of(config: PpoConfig, start: Policy, scenes: Scenes) -> Learner:
+    """What the first iteration begins with: a copy of the policy to start from, a fresh critic and optimisers.
+
+    Args:
+        config: the run.
+        start: the imitation policy; it stays as it is and gives the chains that are cloned.
+        scenes: to drive in.
+    """
+    policy = copy.deepcopy(start)
+    exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
+    torch.manual_seed(config.seed)
+    critic = Critic(policy.config.birds_eye.width).to(policy.scale.device)
+    optimisers = {
+        "policy": torch.optim.AdamW(planner_parameters(policy), lr=config.rate, weight_decay=config.weight_decay),
+        "critic": torch.optim.AdamW(critic.parameters(), lr=config.critic_rate),
+    }
+    return Learner(config, policy, start, critic, exploration, optimisers, scenes)
 
 
 def fit(
@@ -150,21 +169,14 @@ def fit(
     """
     folder = Path(folder)
     device = chosen_device()
-    policy, frozen = load_policy(imitation, device), load_policy(imitation, device)
-    average = copy.deepcopy(policy).requires_grad_(False)
+    frozen = load_policy(imitation, device)
     caches = stage_caches(frozen, store_train, store_val, cache_folder)
     half = unjudged(reward, store_train.log_names)
     train, val = Scenes(store_train, caches.train, caches.train_before), Scenes(store_val, caches.val, caches.val_before)
     judge = reward_function(config.reward, reward, train, device, config.pessimism)
-    exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
-    torch.manual_seed(config.seed)
-    critic = Critic(policy.config.birds_eye.width).to(device)
-    optimisers = {
-        "policy": torch.optim.AdamW(planner_parameters(policy), lr=config.rate, weight_decay=config.weight_decay),
-        "critic": torch.optim.AdamW(critic.parameters(), lr=config.critic_rate),
-    }
-    learner = _Learner(config, policy, frozen, critic, exploration, optimisers, train)
-    modules = {"policy": policy, "average": average, "critic": critic}
+    learner = learner_of(config, frozen, train)
+    policy, optimisers, average = learner.policy, learner.optimisers, copy.deepcopy(frozen).requires_grad_(False)
+    modules = {"policy": policy, "average": average, "critic": learner.critic}
     spread = torch.full((len(half),), -1.0)
     values: dict[str, Any] = {"step": 0, "probes": [], "stopped": None}
     if resume and (folder / "state" / "state.json").exists():
@@ -182,7 +194,7 @@ def fit(
         while values["step"] < config.iterations and values["stopped"] is None:
             step = values["step"]
             picked = scene_rows(spread, config.scenes, config.spread_share, step, config.seed)
-            measures, spreads = _iteration(learner, judge, half[picked], step_generator(config.seed, step))
+            measures, spreads = iteration(learner, judge, half[picked], step_generator(config.seed, step))
             follow_spread(spread, picked, spreads)
             wrong = not_finite(measures)
             write(step, **{f"train__{name}": value for name, value in measures.items() if np.isfinite(value)})
@@ -231,10 +243,16 @@ def _finish(folder: Path, values: dict[str, Any], start: Policy, config: PpoConf
         print(f"{folder.name}: stopped after iteration {values['step'] - 1}: {values['stopped']}; kept is {kept}")
 
 
-def _iteration(
-    learner: _Learner, judge: Judge, rows: np.ndarray, generator: torch.Generator
+def iteration(
+    learner: Learner, judge: Judge, rows: Int[np.ndarray, "scenes"], generator: torch.Generator
 ) -> tuple[dict[str, float], Float[Tensor, "scenes"]]:
     """Collects chains and their rewards from the policy as it is, then makes the critic's and the policy's updates.
+
+    Args:
+        learner: changed in place.
+        judge: the reward function.
+        rows: scenes to drive in.
+        generator: source of chance.
 
     Returns:
         Measures by name, and the spread of each scene's rewards. A loss or gradient that is not finite is not followed.
@@ -278,7 +296,7 @@ def _iteration(
     return measures, spread
 
 
-def _critic_update(learner: _Learner, rows: np.ndarray, rewards: Float[Tensor, "scenes samples"]) -> tuple[Float[Tensor, "scenes"], float]:
+def _critic_update(learner: Learner, rows: np.ndarray, rewards: Float[Tensor, "scenes samples"]) -> tuple[Float[Tensor, "scenes"], float]:
     """The critic's values before its update on these rewards, and its loss."""
     scene, ego_history, command = inputs(learner.scenes.now, rows, learner.policy.scale.device)
     if scene is None:

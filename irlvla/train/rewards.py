@@ -65,7 +65,7 @@ def reward_function(kind: str, checkpoint: Path | str, train: Scenes, device: to
     if kind == "exact":
         return _exact
     if kind == "nearest":
-        table = kept_vocabulary(Path(checkpoint).parent / "labels.npz", train.now.ego_history, train.now.command)
+        table = kept_vocabulary(Path(checkpoint).parent / "labels", train.now.ego_history, train.now.command)
         return lambda scenes, rows, poses, prev_poses: _nearest(table, scenes, rows, poses, prev_poses)
     model = load_reward_world_model(checkpoint, device)
     if pessimism is not None:
