@@ -137,26 +137,47 @@ def train(
     _exit_on_failures(*stores)
 
 
-def evaluate(run: Path, split: Path | None = None, policy: tuple[str, ...] = (), seed: int | None = None) -> None:
+def evaluate(
+    run: Path,
+    split: Path | None = None,
+    policy: tuple[str, ...] = (),
+    seed: int | None = None,
+    reward: bool = False,
+    reward_model: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+) -> None:
     """Evaluate a run's policies and the baselines: results.json, report.html, evaluation/<split>/<policy>.csv.
+
+    With --reward its reward models instead: reward_quality/<split>.json and reliability plots (docs/reward.md).
 
     Args:
         run: the run's folder.
         split: a scene filter file (default: the run's val split).
         policy: rows to evaluate (default: all that the run allows).
         seed: what results.json is to say (default: the run's).
+        reward: compare reward models on samples of the policies and on a vocabulary.
+        reward_model: with --reward, another reward model to compare, as package.module:function; may be repeated.
     """
     import torch
 
     from irlvla.assess import assess, print_table
+    from irlvla.data.store import Store
     from irlvla.prepare import prepare
     from irlvla.recipes import kept_recipe
 
+    if reward_model and not reward:
+        raise ValueError("--reward-model goes with --reward")
     torch.set_num_threads(1)
     kept_seed, sensors = kept_recipe(run)
     data = _data(run)
     chosen = Path(data["val"]) if split is None else split
     store = prepare(Path(data["logs"]), Path(data["maps"]), chosen, run / "stores" / chosen.stem, sensors)
+    if reward:
+        from irlvla.reward_benchmark import benchmark, print_quality
+
+        train_store = Store(run / "stores" / Path(data["split"]).stem)
+        print_quality(benchmark(run, train_store, store, chosen.stem, kept_seed if seed is None else seed, reward_model))
+        print(run / "reward_quality" / f"{chosen.stem}.json")
+        return _exit_on_failures(store)
     results = assess(run, store, chosen, kept_seed if seed is None else seed, policy or None)
     print_table(results)
     print(f"{run / 'results.json'}\n{run / 'report.html'}")
