@@ -24,10 +24,13 @@ OTHER_COMMAND = 1e3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NearestConfig:
-    """How the table is read: among so many most similar scenes, the mean label of so many nearest trajectories."""
+    """How the table is read: among so many most similar scenes, the mean label of so many nearest trajectories.
+
+    Chosen on val: fewer neighbours judge worse, and no other number of scenes better.
+    """
 
     scenes: int = 32
-    neighbours: int = 8
+    neighbours: int = 32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

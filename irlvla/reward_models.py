@@ -14,7 +14,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float
 
 from irlvla import run
 from irlvla.data.store import Indices, Store
@@ -205,6 +204,6 @@ def _learned_model(checkpoint: Path, cache: SceneCache) -> RewardModel:
     return RewardModel(judge=judge, parameters=sum(values.numel() for values in model.parameters()))
 
 
-def _array(values: Float[np.ndarray, "scenes candidates"] | torch.Tensor) -> Float[np.ndarray, "scenes candidates"]:
+def _array(values: np.ndarray | torch.Tensor) -> np.ndarray:
     values = values.detach().cpu().numpy() if isinstance(values, torch.Tensor) else np.asarray(values)
     return values.astype(np.float64)

@@ -115,7 +115,8 @@ def measures(
         each = np.repeat(log, candidates.true_score.shape[1])
         for name in PREDICTED_NAMES:
             truth, guess = (np.asarray(getattr(scores, name), dtype=np.float64).ravel() for scores in (candidates.true, answer.sub_scores))
-            positive = truth > np.median(truth) if name == "ep" else truth >= 1.0
+            middle = np.median(truth) if name == "ep" else 1.0
+            positive = truth > middle if middle < 1.0 else truth >= 1.0
             found[f"auc_{name}"] = _auc(positive, guess, each, weights)
             found[f"ece_{name}"] = _calibration_error(truth, guess, each, weights)
     found["spearman"] = _mean(rank_correlations(candidates.true_score, answer.score), log, weights)
