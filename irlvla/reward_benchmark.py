@@ -115,4 +115,4 @@ def _leads(found: Mapping[str, Any]) -> Table:
 
 def _text(row: Mapping[str, Any], name: str, digits: int) -> str:
     value = row[name]["value"] if name in row else None
-    return "" if value is None or not np.isfinite(value) else f"{value:.{digits}f}"
+    return "" if value is None or not np.isfinite(value) else f"{round(value, digits) + 0.0:.{digits}f}"
