@@ -26,7 +26,7 @@ OTHER_COMMAND = 1e3
 class NearestConfig:
     """How the table is read: among so many most similar scenes, the mean label of so many nearest trajectories.
 
-    Chosen on val: fewer neighbours judge worse, and no other number of scenes better.
+    Chosen on val among 8, 32 and 128 scenes, and 1, 8 and 32 neighbours.
     """
 
     scenes: int = 32

@@ -68,7 +68,7 @@ def own_models(folder: Path, store: Store, store_train: Store) -> dict[str, Rewa
     if (checkpoint_of(folder, "reward_no_camera") / "checkpoint.json").exists():
         models["rwm_no_camera"] = _learned_model(checkpoint_of(folder, "reward_no_camera"), cache)
     rows = np.arange(len(store_train))
-    table = kept_vocabulary(folder / "reward" / "labels.npz", *ego_inputs(store_train, rows))
+    table = kept_vocabulary(folder / "reward" / "labels", *ego_inputs(store_train, rows))
 
     def nearest(_: Store, indices: Indices, poses: np.ndarray) -> SubScores:
         return nearest_sub_scores(table, cache.ego_history[indices], cache.command[indices], poses)
