@@ -160,7 +160,6 @@ def evaluate(
     import torch
 
     from irlvla.assess import assess, print_table
-    from irlvla.data.store import Store
     from irlvla.prepare import prepare
     from irlvla.recipes import kept_recipe
 
@@ -168,17 +167,16 @@ def evaluate(
         raise ValueError("--reward-model goes with --reward")
     torch.set_num_threads(1)
     kept_seed, sensors = kept_recipe(run)
+    kept_seed = kept_seed if seed is None else seed
     data = _data(run)
     chosen = Path(data["val"]) if split is None else split
     store = prepare(Path(data["logs"]), Path(data["maps"]), chosen, run / "stores" / chosen.stem, sensors)
     if reward:
         from irlvla.reward_benchmark import benchmark, print_quality
 
-        train_store = Store(run / "stores" / Path(data["split"]).stem)
-        print_quality(benchmark(run, train_store, store, chosen.stem, kept_seed if seed is None else seed, reward_model))
-        print(run / "reward_quality" / f"{chosen.stem}.json")
+        print_quality(benchmark(run, run / "stores" / Path(data["split"]).stem, store, chosen.stem, kept_seed, reward_model))
         return _exit_on_failures(store)
-    results = assess(run, store, chosen, kept_seed if seed is None else seed, policy or None)
+    results = assess(run, store, chosen, kept_seed, policy or None)
     print_table(results)
     print(f"{run / 'results.json'}\n{run / 'report.html'}")
     _exit_on_failures(store)

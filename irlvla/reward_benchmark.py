@@ -19,12 +19,12 @@ from irlvla.run import provenance, write_json
 from irlvla.viewer.reliability import write_reliability
 
 
-def benchmark(folder: Path, store_train: Store, store: Store, name: str, seed: int, others: Sequence[str] = ()) -> dict[str, Any]:
+def benchmark(folder: Path, store_train: Store | Path, store: Store, name: str, seed: int, others: Sequence[str] = ()) -> dict[str, Any]:
     """Compares reward models on a split and leaves reward_quality/<name>.json and a reliability plot for each kind of candidates.
 
     Args:
         folder: the run.
-        store_train: its training scenes.
+        store_train: its training scenes, or the folder of their store.
         store: the split's scenes.
         name: the split's.
         seed: of the vocabulary and of the resampling.
@@ -40,6 +40,7 @@ def benchmark(folder: Path, store_train: Store, store: Store, name: str, seed: i
         if not (checkpoint_of(folder, needed) / "checkpoint.json").exists():
             raise ValueError(f"{folder} has no checkpoint of {needed}: train it first")
     torch.set_num_threads(1)
+    store_train = Store(store_train) if isinstance(store_train, Path) else store_train
     models = own_models(folder, store, store_train) | {other: loaded(other) for other in others}
     policies = [policy for policy in ("imitation", "ppo") if (checkpoint_of(folder, policy) / "checkpoint.json").exists()]
     about = provenance(store.key, seed)
@@ -53,6 +54,7 @@ def benchmark(folder: Path, store_train: Store, store: Store, name: str, seed: i
         report["kinds"][kind] = found
         write_reliability(place / f"{name}-{kind}.png", f"{name}, {kind}", found)
     write_json(place / f"{name}.json", report)
+    print(place / f"{name}.json")
     return report
 
 
