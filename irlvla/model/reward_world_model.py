@@ -142,6 +142,9 @@ class RewardWorldModel(nn.Module):
             every = [[whole_plan(part, name in FAILED_ANYWHERE) for name, part in zip(HEADS, head(asked), strict=True)] for head in heads]
         else:
             every = [head(values).split(list(OUTPUTS.values()), dim=-1) for head in heads]
+        # One member's logits stay the views they are: a copy has another layout, and sums over it another last bit.
+        if len(every) == 1:
+            return {name: every[0][index][None] for index, name in enumerate(HEADS)}
         return {name: torch.stack([parts[index] for parts in every]) for index, name in enumerate(HEADS)}
 
     def member_sub_scores(
