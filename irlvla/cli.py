@@ -1,13 +1,13 @@
 """`irlvla <verb>`: every verb imports what it needs when it runs, so that `--help` and the numeric verbs need no torch."""
 
-import json
-import os
 import shutil
 import sys
 from pathlib import Path
 from typing import Annotated, Literal
 
 import tyro
+
+from irlvla.run_data import data_of, environment, root
 
 CAMERAS = ("CAM_F0", "CAM_L0", "CAM_R0")
 EXTRAS = dict.fromkeys(("torch", "safetensors", "tensorboard", "matplotlib"), "train")
@@ -78,9 +78,9 @@ def score(
     from irlvla.score_summary import summary_text
     from irlvla.score_table import score_split
 
-    logs, maps = logs or _environment("OPENSCENE_DATA_ROOT"), maps or _environment("NUPLAN_MAPS_ROOT")
+    logs, maps = logs or environment("OPENSCENE_DATA_ROOT"), maps or environment("NUPLAN_MAPS_ROOT")
     if store is None:
-        logs, maps = _root(logs, "OPENSCENE_DATA_ROOT", "--logs"), _root(maps, "NUPLAN_MAPS_ROOT", "--maps")
+        logs, maps = root(logs, "OPENSCENE_DATA_ROOT", "--logs"), root(maps, "NUPLAN_MAPS_ROOT", "--maps")
     try:
         found = score_split(logs, maps, split, trajectories, out, processes, definition, store)
     except KeyboardInterrupt:
@@ -124,7 +124,7 @@ def train(
     from irlvla.recipes import fit_stage, keep_recipe, recipe_of
 
     torch.set_num_threads(1)
-    data = _data(run, logs, maps, split, val, recipe, seed)
+    data = data_of(run, logs, maps, split, val, recipe, seed)
     chosen = recipe_of(data["recipe"], int(data["seed"]))
     stores = [
         prepare(Path(data["logs"]), Path(data["maps"]), Path(data[part]), run / "stores" / Path(data[part]).stem, chosen.sensors)
@@ -168,7 +168,7 @@ def evaluate(
     torch.set_num_threads(1)
     kept_seed, sensors = kept_recipe(run)
     kept_seed = kept_seed if seed is None else seed
-    data = _data(run)
+    data = data_of(run)
     chosen = Path(data["val"]) if split is None else split
     store = prepare(Path(data["logs"]), Path(data["maps"]), chosen, run / "stores" / chosen.stem, sensors)
     if reward:
@@ -221,7 +221,7 @@ def submit(run: Path, split: Path, out: Path, policy: str = "ppo", team: str = "
     from irlvla.submit import write_submission
 
     torch.set_num_threads(1)
-    data = _data(run)
+    data = data_of(run)
     store = prepare(Path(data["logs"]), Path(data["maps"]), split, run / "stores" / split.stem, kept_recipe(run)[1])
     plans = learned_plans(run, store, np.arange(len(store)), (policy,))[policy].poses
     write_submission(out, dict(zip(store.tokens, plans, strict=True)), {"team_name": team})
@@ -261,8 +261,8 @@ def doctor(
 
     found = examination(
         Look(
-            logs=logs or _environment("OPENSCENE_DATA_ROOT"),
-            maps=maps or _environment("NUPLAN_MAPS_ROOT"),
+            logs=logs or environment("OPENSCENE_DATA_ROOT"),
+            maps=maps or environment("NUPLAN_MAPS_ROOT"),
             splits=tuple(name for names in split for name in names),
             cameras=camera_names(cameras),
             picture_frames=picture_frames,
@@ -337,54 +337,6 @@ def camera_names(text: str) -> tuple[str, ...]:
     if unknown:
         raise ValueError(f"unknown camera {unknown[0]}; known: {', '.join(CAMERA_NAMES)}")
     return names
-
-
-def _environment(name: str) -> Path | None:
-    return Path(os.environ[name]) if os.environ.get(name) else None
-
-
-def _root(given: Path | None, name: str, flag: str) -> Path:
-    found = given or _environment(name)
-    if found is None:
-        raise ValueError(f"pass {flag}, or set the environment variable {name}")
-    return found
-
-
-def _text(path: Path) -> str:
-    return str(path.resolve())
-
-
-def _data(
-    run: Path,
-    logs: Path | None = None,
-    maps: Path | None = None,
-    split: Path | None = None,
-    val: Path | None = None,
-    recipe: str | None = None,
-    seed: int | None = None,
-) -> dict[str, str]:
-    """A run's data, recipe and seed: what was given, else what an earlier stage kept; kept for later stages."""
-    from irlvla.files import json_mapping
-
-    path = run / "data.json"
-    kept = json_mapping(path) if path.exists() else {}
-    values = {"recipe": "default", "seed": "0"} | kept
-    values |= {name: str(value) for name, value in (("recipe", recipe), ("seed", seed)) if value is not None}
-    if logs is not None or "logs" not in kept:
-        values["logs"] = _text(_root(logs, "OPENSCENE_DATA_ROOT", "--logs"))
-    if maps is not None or "maps" not in kept:
-        values["maps"] = _text(_root(maps, "NUPLAN_MAPS_ROOT", "--maps"))
-    if split is not None:
-        values["split"] = _text(split)
-        values["val"] = _text(val or split.with_name("val.yaml"))
-    elif val is not None:
-        values["val"] = _text(val)
-    if "split" not in values:
-        raise ValueError(f"{run} does not know its training split yet: pass --split")
-    if values != kept:
-        run.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values, indent=1) + "\n")
-    return values
 
 
 def _exit_on_failures(*stores: object) -> None:

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from irlvla import cli, score_table
-from irlvla.cli import _data, camera_names, main
+from irlvla.cli import camera_names, main
 from irlvla.definitions import DEFINITIONS, Definition
+from irlvla.run_data import data_of
 
 GOLDEN = Path(__file__).parent / "golden"
 
@@ -66,18 +67,18 @@ def test_a_mistake_is_one_line_and_no_traceback(monkeypatch, tmp_path):
 def test_roots_come_from_flags_or_from_navsims_variables(monkeypatch, tmp_path):
     monkeypatch.delenv("OPENSCENE_DATA_ROOT", raising=False)
     with pytest.raises(ValueError, match="pass --logs, or set the environment variable OPENSCENE_DATA_ROOT"):
-        _data(tmp_path, None, tmp_path, None, None)
+        data_of(tmp_path, None, tmp_path, None, None)
     monkeypatch.setenv("OPENSCENE_DATA_ROOT", str(tmp_path / "logs"))
-    kept = _data(tmp_path, None, tmp_path / "maps", tmp_path / "train.yaml", None)
+    kept = data_of(tmp_path, None, tmp_path / "maps", tmp_path / "train.yaml", None)
     assert kept == json.loads((tmp_path / "data.json").read_text())
-    assert (kept["recipe"], kept["seed"]) == ("default", "0") and _data(tmp_path, recipe="tiny", seed=4)["seed"] == "4"
-    assert _data(tmp_path)["recipe"] == "tiny" and kept["logs"] == str(tmp_path / "logs") and kept["val"] == str(tmp_path / "val.yaml")
-    assert _data(tmp_path, None, None, None, tmp_path / "other.yaml")["val"] == str(tmp_path / "other.yaml")
+    assert (kept["recipe"], kept["seed"]) == ("default", "0") and data_of(tmp_path, recipe="tiny", seed=4)["seed"] == "4"
+    assert data_of(tmp_path)["recipe"] == "tiny" and kept["logs"] == str(tmp_path / "logs") and kept["val"] == str(tmp_path / "val.yaml")
+    assert data_of(tmp_path, None, None, None, tmp_path / "other.yaml")["val"] == str(tmp_path / "other.yaml")
 
 
 def test_a_run_that_does_not_know_its_split_says_so(tmp_path):
     with pytest.raises(ValueError, match="does not know its training split yet: pass --split"):
-        _data(tmp_path, tmp_path, tmp_path, None, None)
+        data_of(tmp_path, tmp_path, tmp_path, None, None)
 
 
 def test_without_torch_the_missing_extra_is_named():
