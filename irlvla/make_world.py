@@ -30,7 +30,7 @@ from irlvla.selection import (
     worth_keeping,
 )
 from irlvla.types import HISTORY, SUB_SCORE_NAMES, PreparedScene, Scene, SubScores
-from irlvla.world.camera import Stage, camera_pose, mounting, picture, stage
+from irlvla.world.camera import JPEG_QUALITY, Stage, camera_pose, mounting, picture, stage
 from irlvla.world.dressing import dressed_town
 from irlvla.world.export import Drive, Run, drives, ego_pose, footage, log_frames, write_log
 from irlvla.world.mapfile import CITIES, write_city, write_index
@@ -50,7 +50,6 @@ ATTEMPTS = 4
 SECONDS_A_LOG = 3.5
 LANE_A_CAR = 95.0
 """Length of lane for each motor vehicle, m."""
-JPEG_QUALITY = 88
 DEFAULT_CAMERAS = ("CAM_F0", "CAM_L0", "CAM_R0")
 
 

@@ -10,6 +10,7 @@ from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_o
 from irlvla.model.policy import Policy
 from irlvla.rollout import sampled_chains
 from irlvla.scene_cache import SceneCache, remembered
+from irlvla.shifted import ShiftConfig
 from irlvla.train.vocabularies import apart
 
 DENOISED, EXPLORED, VOCABULARY = 0, 1, 2
@@ -25,6 +26,8 @@ class CandidatesConfig:
     anchors by confidence, and evenly with the noise widened by `wider`, so that a policy that moves on stays covered.
     `near`, `far`: of a vocabulary of `vocabulary` words, those within and beyond DreamerAD's bounds of the human plan.
     `vocabularies`: sizes of further ones, made once a store (`irlvla.train.vocabularies`), with `words` near words of each.
+    `shifted`: candidates also in scenes whose ego was moved, with pictures drawn again (`irlvla.shifted`); None leaves them out,
+    as on real logs it must.
     """
 
     deployed: int = 6
@@ -39,6 +42,7 @@ class CandidatesConfig:
     near_heading: float = float(np.radians(20))
     vocabularies: tuple[int, ...] = ()
     words: int = 16
+    shifted: ShiftConfig | None = None
 
     def __post_init__(self) -> None:
         counts = (self.deployed, self.likely, self.even, self.near, self.far, self.words, *self.vocabularies)

@@ -10,7 +10,7 @@ import json
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +26,9 @@ from irlvla.model.policy import Policy
 from irlvla.model.reward_world_model import HEADS
 from irlvla.prepare import SOURCES
 from irlvla.rollout import THREADS
-from irlvla.scene_cache import SceneCache
+from irlvla.scene_cache import SceneCache, scene_cache
 from irlvla.score.epdms import sub_scores
+from irlvla.shifted import shifted_store, sound, sources
 from irlvla.train.candidates import KIND_NAMES, CandidatesConfig, Chance, Columns, candidates, chance, columns, palette
 from irlvla.train.loop import progress
 from irlvla.train.vocabularies import vocabularies
@@ -152,6 +153,38 @@ def labelled(
     return opened(folder)
 
 
+def shifted(
+    policy: Policy,
+    store: Store,
+    rows: Int[np.ndarray, "scenes"],
+    noise: ExplorationConfig,
+    config: CandidatesConfig,
+    seed: int,
+    folder: Path,
+    data_folder: Path,
+) -> tuple[SceneCache, Labelled, tuple[str, ...]]:
+    """Labelled candidates of shifted copies of some scenes, `config.shifted` says how far.
+
+    Args:
+        policy: whose plans are candidates.
+        store: scenes of the embedded world.
+        rows: which of them.
+        noise: exploration of the policy.
+        config: kinds of candidates.
+        seed: of all chance.
+        folder: of the set.
+        data_folder: gets the shifted scenes' logs, pictures, store and scene tokens.
+
+    Returns:
+        The shifted scenes as the policy's vision part sees them, their labels, and the logs that the labelled ones were made from.
+    """
+    moved = shifted_store(store, rows, data_folder, config.shifted, seed)
+    cache = scene_cache(policy, moved, np.arange(len(moved)), folder=data_folder / "tokens")
+    kept = labelled(policy, cache, moved, sound(moved), noise, config, seed, folder, data_folder / "vocabularies")
+    logs = sources(moved)
+    return cache, kept, tuple(logs[row][0] for row in kept.rows)
+
+
 def opened(folder: Path) -> Labelled:
     """A set that is finished.
 
@@ -184,7 +217,7 @@ def labels_key(
     policy: Policy, store: Store, rows: Int[np.ndarray, "scenes"], noise: ExplorationConfig, config: CandidatesConfig, seed: int
 ) -> str:
     """A hash of all that labels depend on: scenes, policy, candidates, chance, code."""
-    settings = [FORMAT, store.key, asdict(noise), asdict(config), seed, SCENES_A_SHARD, origin.code_hash(CODE)]
+    settings = [FORMAT, store.key, asdict(noise), asdict(replace(config, shifted=None)), seed, SCENES_A_SHARD, origin.code_hash(CODE)]
     digest = hashlib.sha256(json.dumps(settings).encode())
     digest.update(f"{policy.config} {policy.scale.device.type}".encode())
     for name, tensor in sorted(policy.state_dict().items()):

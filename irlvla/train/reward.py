@@ -77,6 +77,14 @@ def fit(
         policy, cache, store_train, half, config.exploration, config.candidates, config.seed, folder / "labels", words_folder
     )
     counted = bootstrap([store_train.log_names[row] for row in labelled.rows], config.model.members, config.seed)
+    ordinary, shifts = (cache, labelled, counted), config.candidates.shifted
+    moved = ordinary
+    if shifts is not None:
+        place = (folder if cache_folder is None else cache_folder) / "shifted"
+        seen, known, log_names = labels.shifted(
+            policy, store_train, half, config.exploration, config.candidates, config.seed, folder / "labels_shifted", place
+        )
+        moved = (seen, known, bootstrap(log_names, config.model.members, config.seed))
     torch.manual_seed(config.seed)
     model = RewardWorldModel(config.model)
     model.offset.copy_(policy.offset)
@@ -92,7 +100,8 @@ def fit(
     ):
         for step in range(values["step"], config.steps):
             set_rate(optimiser, config.rate * cosine_rate(step, config.steps, config.warmup))
-            loss, parts = _loss(config, model, cache, labelled, step, counted)
+            source = moved if shifts is not None and step % shifts.every == shifts.every - 1 else ordinary
+            loss, parts = _loss(config, model, *source, step)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -123,7 +132,7 @@ def fit(
 
 
 def _loss(
-    config: RewardConfig, model: RewardWorldModel, cache: SceneCache, labelled: labels.Labelled, step: int, counted: Tensor | None
+    config: RewardConfig, model: RewardWorldModel, cache: SceneCache, labelled: labels.Labelled, counted: Tensor | None, step: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
     model.train()
     rows = batch_rows(len(labelled.rows), config.batch, step, config.seed)

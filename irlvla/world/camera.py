@@ -14,6 +14,8 @@ from irlvla.world.scenery import Moment, Scenery
 
 REACH = 320.0
 """Things farther away than this are not drawn, m."""
+JPEG_QUALITY = 88
+"""Of pictures on disk."""
 EGO_FROM_LIDAR = (1.0, 0.0, 1.8)
 """The lidar frame is the ego frame (rear axle, on the ground) moved by this much, m."""
 LENSES = {

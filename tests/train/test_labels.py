@@ -10,6 +10,7 @@ from irlvla.model.diffusion import ExplorationConfig
 from irlvla.model.reward_world_model import HEADS
 from irlvla.rollout import exact_sub_scores
 from irlvla.scene_cache import scene_cache
+from irlvla.shifted import ShiftConfig
 from irlvla.train import labels
 from irlvla.train.candidates import CandidatesConfig
 from irlvla.train.imitation import fresh_policy
@@ -166,3 +167,27 @@ def test_parts_are_indexed_like_one_array(scenes_of):
     parts = labels.Parts([whole[:3], whole[3:6], whole[6:]])
     index = np.array(scenes_of) if isinstance(scenes_of, list) else scenes_of
     assert np.array_equal(parts[index], whole[index]) and parts.shape == whole.shape and len(parts) == 8
+
+
+def test_shifted_scenes_are_labelled_as_scenes_of_their_own(scenes, tmp_path, monkeypatch):
+    policy, _, store = scenes
+    asked, config = [], dataclasses.replace(FEW, shifted=ShiftConfig())
+
+    def moved(source, rows, folder, shift, seed):
+        asked.append((source.key, rows.tolist(), shift, seed))
+        other = Careless(9, seed=3)
+        other.log_names = tuple(f"{name}-{token}" for name, token in zip(other.log_names, other.tokens, strict=True))
+        return other
+
+    monkeypatch.setattr(labels, "shifted_store", moved)
+    cache, known, logs = labels.shifted(policy, store, ROWS, NOISE, config, 5, tmp_path / "labels", tmp_path / "data")
+    assert asked == [(store.key, ROWS.tolist(), config.shifted, 5)]
+    assert len(cache) == 9 and known.rows.tolist() == list(range(9)) and logs == ("log000",) * 3 + ("log001",) * 3 + ("log002",) * 3
+    scores = exact_sub_scores(Careless(9, seed=3), known.rows, known.poses[:].astype(np.float64))
+    assert np.array_equal(known.labels[:][..., 3], scores.tlc.astype(np.float32))
+
+
+def test_the_key_of_ordinary_scenes_does_not_know_of_shifted_ones(scenes):
+    policy, _, store = scenes
+    other = dataclasses.replace(FEW, shifted=ShiftConfig())
+    assert labels.labels_key(policy, store, ROWS, NOISE, FEW, 5) == labels.labels_key(policy, store, ROWS, NOISE, other, 5)
