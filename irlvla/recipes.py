@@ -171,7 +171,7 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
         case "reward":
             return reward.fit(recipe.reward, policy, train, val, own, resume, tokens)
         case "reward_no_camera":
-            return reward.fit(recipe.reward_no_camera, policy, train, val, own, resume, tokens)
+            return reward.fit(recipe.reward_no_camera, policy, train, val, own, resume, tokens, folder / "reward" / "labels")
         case "ppo":
             return ppo.fit(recipe.ppo, policy, _judge(recipe.ppo, folder), train, val, own, resume, tokens)
         case "imitation_continued" | "best_of_g":

@@ -52,6 +52,7 @@ def fit(
     folder: Path | str,
     resume: bool = False,
     cache_folder: Path | None = None,
+    labels_folder: Path | None = None,
 ) -> Path:
     """Labels candidates with the exact scorer, trains, calibrates on val, and reports acceptance there.
 
@@ -63,6 +64,7 @@ def fit(
         folder: the stage's folder; gets metrics, labels, a training state, `acceptance.json` and `checkpoint`.
         resume: continue a run that was interrupted.
         cache_folder: where scene tokens are kept for later stages; None keeps them in memory.
+        labels_folder: where the labels are or shall be, for stages that learn from the same; None: in `folder`.
 
     Returns:
         The checkpoint's folder.
@@ -74,7 +76,15 @@ def fit(
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     words_folder = (folder if cache_folder is None else cache_folder) / "vocabularies"
     labelled = labels.labelled(
-        policy, cache, store_train, half, config.exploration, config.candidates, config.seed, folder / "labels", words_folder
+        policy,
+        cache,
+        store_train,
+        half,
+        config.exploration,
+        config.candidates,
+        config.seed,
+        labels_folder or folder / "labels",
+        words_folder,
     )
     counted = bootstrap([store_train.log_names[row] for row in labelled.rows], config.model.members, config.seed)
     ordinary, shifts = (cache, labelled, counted), config.candidates.shifted
