@@ -125,7 +125,7 @@ def measures(
         chosen = first_choice(true, score)
         gained, possible = chosen - true.mean(axis=1), true.max(axis=1) - true.mean(axis=1)
         found[f"enrichment_{group}"] = _mean(100 * gained, log, weights)
-        found[f"regret_{group}"] = _mean(100 * (true.max(axis=1) - chosen), log, weights)
+        found[f"regret_{group}"] = _mean(100 * np.maximum(true.max(axis=1) - chosen, 0.0), log, weights)
         found[f"share_{group}"] = _ratio(gained, possible, log, weights)
     return found
 
