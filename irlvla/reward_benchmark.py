@@ -41,7 +41,9 @@ def benchmark(folder: Path, store_train: Store | Path, store: Store, name: str, 
             raise ValueError(f"{folder} has no checkpoint of {needed}: train it first")
     torch.set_num_threads(1)
     store_train = Store(store_train) if isinstance(store_train, Path) else store_train
-    models = own_models(folder, store, store_train) | {other: loaded(other) for other in others}
+    # Theirs first: a wrong name is known before anything is computed.
+    theirs = {other: loaded(other) for other in others}
+    models = own_models(folder, store, store_train) | theirs
     policies = [policy for policy in ("imitation", "ppo") if (checkpoint_of(folder, policy) / "checkpoint.json").exists()]
     about = provenance(store.key, seed)
     report: dict[str, Any] = {"definition": EPDMS, "split": name, "scenes": len(store), "logs": len(set(store.log_names))}
