@@ -69,6 +69,11 @@ def test_started_again_the_demo_continues_and_leaves_everything(interrupted, mon
     answer = subprocess.run([sys.executable, str(example), str(folder)], capture_output=True, text=True, check=True)
     assert answer.stdout.count("[") == 9
 
+    bench = Path(__file__).resolve().parents[1] / "benchmarks" / "ppo.py"
+    small = ["--scenes", "4", "--group", "4", "--repeats", "1", "--out", str(folder / "ppo.json")]
+    subprocess.run([sys.executable, str(bench), "--run", str(folder), *small], capture_output=True, check=True)
+    assert {"rollout", "whole iteration, reward exact"} <= {row["what"] for row in json.loads((folder / "ppo.json").read_text())["rows"]}
+
     evaluate(folder, policy=("human", "imitation"))
     assert json.loads((folder / "results.json").read_text())["split"] == "val"
     submit(folder, folder / "world" / "splits" / "val.yaml", folder / "submission.pkl", policy="imitation")

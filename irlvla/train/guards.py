@@ -1,16 +1,20 @@
-"""What watches over a PPO run: probes of true and predicted EPDMS on val, and the rules by which a run is stopped early."""
+"""What watches over a PPO run: probes of true and predicted EPDMS on val, the candidates they choose, and the rules that stop a run early."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 
+from irlvla.data.store import Store
 from irlvla.model.policy import Policy
 from irlvla.rollout import cached_plans
+from irlvla.run import write_json
 from irlvla.score.epdms import epdms
+from irlvla.train.imitation import save_policy
 from irlvla.train.loop import probe_values
 from irlvla.train.rewards import Judge, Scenes
 from irlvla.types import SUB_SCORE_NAMES
@@ -90,3 +94,49 @@ def not_finite(measures: Mapping[str, float]) -> str | None:
     """Why a run should stop after an iteration whose measures are these: one of them is not finite."""
     wrong = sorted(name for name, value in measures.items() if not math.isfinite(value))
     return f"{wrong[0]} is {measures[wrong[0]]}" if wrong else None
+
+
+def keep_candidate(
+    probes: list[dict[str, Any]], probed: dict[str, Any], policy: Policy, config: object, store: Store, folder: Path
+) -> None:
+    """Adds a probe to those so far; a candidate that is the best yet by true EPDMS is saved, as is the best by predicted EPDMS.
+
+    Args:
+        probes: so far; `probed` is added in place.
+        probed: the new one, with `step`, and with `candidate` where it may be chosen.
+        policy: that was probed.
+        config: of its training, for the checkpoint.
+        store: training scenes, likewise.
+        folder: of the stage; the second choice goes to `by_predicted` in it.
+    """
+    earlier = [probe for probe in probes if probe["candidate"]]
+    probes.append(probed)
+    for name, place in (("epdms", folder), ("predicted", folder / "by_predicted")):
+        if probed["candidate"] and all(probed[name] > probe[name] for probe in earlier):
+            save_policy(place / "checkpoint", policy, config, store)
+
+
+def finish(
+    probes: Sequence[Mapping[str, Any]], step: int, stopped: str | None, start: Policy, config: object, store: Store, folder: Path
+) -> None:
+    """Writes all probes and which candidates were chosen, and says so if the run was stopped early; without a candidate the start is kept.
+
+    Args:
+        probes: of the whole run.
+        step: the last iteration.
+        stopped: why it was stopped early, if it was.
+        start: the policy that PPO started from.
+        config: of the run, for the checkpoint.
+        store: training scenes, likewise.
+        folder: of the stage; gets `probes.json`.
+    """
+    candidates = [probe for probe in probes if probe["candidate"]]
+    chosen = {f"by_{name}": max(candidates, key=lambda probe, by=name: probe[by], default=None) for name in ("epdms", "predicted")}
+    steps = {name: None if probe is None else probe["step"] for name, probe in chosen.items()}
+    write_json(folder / "probes.json", {"probes": probes, "chosen": steps, "stopped": stopped})
+    if not candidates:
+        for place in (folder, folder / "by_predicted"):
+            save_policy(place / "checkpoint", start, config, store)
+    if stopped is not None:
+        kept = f"the candidate of iteration {steps['by_epdms']}" if candidates else "the policy it started from"
+        print(f"{folder.name}: stopped after iteration {step}: {stopped}; kept is {kept}")

@@ -6,7 +6,8 @@ logs is used, which the reward world model has never seen.
 """
 
 import copy
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +32,10 @@ from irlvla.train.advantages import (
     follow_spread,
     scene_rows,
 )
-from irlvla.train.guards import GuardConfig, guarded_probe, not_finite, reason_to_stop
-from irlvla.train.imitation import save_policy
+from irlvla.train.guards import GuardConfig, Probe, finish, guarded_probe, keep_candidate, not_finite, reason_to_stop
 from irlvla.train.loop import follow, progress, step_generator
-from irlvla.train.rewards import REWARDS, Judge, Scenes, reward_function, rewards_of
+from irlvla.train.refit import RefitConfig, refit
+from irlvla.train.rewards import LEARNED, REWARDS, Judge, Scenes, reward_function, rewards_of
 
 KINDS = {
     "reward": REWARDS,
@@ -51,10 +52,11 @@ class PpoConfig:
     `advantage` and `normalisation` are those of `irlvla.train.advantages.advantages`, `advantage_scale` is the fixed scale.
     `clip_first`: clip range of the first denoising step, from which it grows to `clip_ratio` at the last (None: the same at all).
     `gate_below`: NC or DAC below this makes an advantage -1 at most; 0 turns that off. `learn`: "both", "confidences" or
-    "trajectories". `reward`: one of `irlvla.train.rewards.REWARDS`; `pessimism`: what its members' spread
-    weighs (None: what it was trained with). `spread_share`: share of an iteration's scenes drawn by their
-    running spread of rewards, the rest evenly. `clone_weight` weighs the log-likelihood of the frozen imitation policy's own chains:
-    with little of it safety was bought with progress and comfort on val. Exploration is narrower than that of the candidates.
+    "trajectories". `reward`: one of `irlvla.train.rewards.REWARDS`; `pessimism`: what its members' spread weighs (None: what it was
+    trained with). `refit_every`: iterations after which the reward world model is refitted on the policy's samples (0: never).
+    `spread_share`: share of an iteration's scenes drawn by their running spread of rewards, the rest evenly. `clone_weight` weighs
+    the log-likelihood of the frozen imitation policy's own chains: with little of it safety was bought with progress and comfort on
+    val. Exploration is narrower than that of the candidates.
     """
 
     exploration: ExplorationConfig = field(default_factory=lambda: ExplorationConfig(along=0.06, across=0.02))
@@ -79,6 +81,8 @@ class PpoConfig:
     learn: str = "both"
     reward: str = "model"
     pessimism: float | None = None
+    refit_every: int = 0
+    refit: RefitConfig = field(default_factory=RefitConfig)
     with_ec: bool = True
     spread_share: float = 0.0
     average_decay: float = 0.95
@@ -90,6 +94,10 @@ class PpoConfig:
         for name, known in KINDS.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: {', '.join(known)}")
+        if self.refit_every and self.reward not in LEARNED:
+            raise ValueError(
+                f"reward {self.reward!r} cannot be refitted every {self.refit_every} iterations: only {', '.join(LEARNED)} can"
+            )
 
 
 def ppo_loss(
@@ -173,7 +181,6 @@ def fit(
     caches = stage_caches(frozen, store_train, store_val, cache_folder)
     half = unjudged(reward, store_train.log_names)
     train, val = Scenes(store_train, caches.train, caches.train_before), Scenes(store_val, caches.val, caches.val_before)
-    judge = reward_function(config.reward, reward, train, device, config.pessimism)
     learner = learner_of(config, frozen, train)
     policy, optimisers, average = learner.policy, learner.optimisers, copy.deepcopy(frozen).requires_grad_(False)
     modules = {"policy": policy, "average": average, "critic": learner.critic}
@@ -183,35 +190,36 @@ def fit(
         values = run.load_state(folder / "state", modules, optimisers, {})
         spread.copy_(run.state_tensors(folder / "state", "spread")["estimate"])
     candidates = candidate_steps(config.iterations, config.candidates)
-    with (
-        run.metrics_writer(folder, values["step"] - 1 if values["step"] else None) as write,
-        progress(folder.name, config.iterations, values["step"]) as advance,
-    ):
-        if not values["probes"]:
-            start = guarded_probe(frozen, judge, val)
-            write(0, **{f"start__{name}": value for name, value in start.items()})
-            values["probes"] = [{"step": -1, "candidate": False, **start}]
-        while values["step"] < config.iterations and values["stopped"] is None:
-            step = values["step"]
-            picked = scene_rows(spread, config.scenes, config.spread_share, step, config.seed)
-            measures, spreads = iteration(learner, judge, half[picked], step_generator(config.seed, step))
-            follow_spread(spread, picked, spreads)
-            wrong = not_finite(measures)
-            write(step, **{f"train__{name}": value for name, value in measures.items() if np.isfinite(value)})
-            if wrong is None:
-                follow(average, policy, config.average_decay, step)
-                extra = config.guards.probe_every > 0 and (step + 1) % config.guards.probe_every == 0
-                if step in candidates or extra:
-                    probed = guarded_probe(average, judge, val)
-                    write(step, **{f"val__{name}": value for name, value in probed.items()})
-                    _keep(folder, values["probes"], {"step": step, "candidate": step in candidates, **probed}, average, config, store_train)
-                    wrong = reason_to_stop(config.guards, values["probes"])
-            values["step"], values["stopped"] = step + 1, wrong
-            if values["step"] % config.save_every == 0 or values["step"] == config.iterations or wrong is not None:
-                states = {name: module.state_dict() for name, module in modules.items()} | {"spread": {"estimate": spread}}
-                run.save_state(folder / "state", states, optimisers, {}, values)
-            advance(f"reward {measures['reward']:.3f}")
-    _finish(folder, values, frozen, config, store_train)
+    while values["step"] < config.iterations and values["stopped"] is None:
+        first = values["step"]
+        place = _judging(config, reward, policy, store_train, store_val, folder, first, resume, cache_folder)
+        judge = reward_function(config.reward, place, train, device, config.pessimism)
+        last = min(config.iterations, (first // config.refit_every + 1) * config.refit_every if config.refit_every else config.iterations)
+        with run.metrics_writer(folder, first - 1 if first else None) as write, progress(folder.name, config.iterations, first) as advance:
+            if not values["probes"]:
+                values["probes"] = [{"step": -1, "candidate": False, **_probed(write, 0, "start", frozen, judge, val)}]
+            elif place != reward and first % config.refit_every == 0:
+                _probed(write, first, "refit", average, judge, val)
+            while values["step"] < last and values["stopped"] is None:
+                step = values["step"]
+                picked = scene_rows(spread, config.scenes, config.spread_share, step, config.seed)
+                measures, spreads = iteration(learner, judge, half[picked], step_generator(config.seed, step))
+                follow_spread(spread, picked, spreads)
+                wrong = not_finite(measures)
+                write(step, **{f"train__{name}": value for name, value in measures.items() if np.isfinite(value)})
+                if wrong is None:
+                    follow(average, policy, config.average_decay, step)
+                    extra = config.guards.probe_every > 0 and (step + 1) % config.guards.probe_every == 0
+                    if step in candidates or extra:
+                        probed = {"step": step, "candidate": step in candidates, **_probed(write, step, "val", average, judge, val)}
+                        keep_candidate(values["probes"], probed, average, config, store_train, folder)
+                        wrong = reason_to_stop(config.guards, values["probes"])
+                values["step"], values["stopped"] = step + 1, wrong
+                if values["step"] % config.save_every == 0 or values["step"] == config.iterations or wrong is not None:
+                    states = {name: module.state_dict() for name, module in modules.items()} | {"spread": {"estimate": spread}}
+                    run.save_state(folder / "state", states, optimisers, {}, values)
+                advance(f"reward {measures['reward']:.3f}")
+    finish(values["probes"], values["step"] - 1, values["stopped"], frozen, config, store_train, folder)
     return folder / "checkpoint"
 
 
@@ -220,27 +228,31 @@ def candidate_steps(steps: int, count: int) -> set[int]:
     return {round(steps * (index + 1) / count) - 1 for index in range(count)}
 
 
-def _keep(folder: Path, probes: list[dict[str, Any]], probed: dict[str, Any], policy: Policy, config: PpoConfig, store: Store) -> None:
-    """Adds a probe to those so far; saves a candidate's policy if it is the best yet, by true and by predicted EPDMS."""
-    earlier = [probe for probe in probes if probe["candidate"]]
-    probes.append(probed)
-    for name, place in (("epdms", folder), ("predicted", folder / "by_predicted")):
-        if probed["candidate"] and all(probed[name] > probe[name] for probe in earlier):
-            save_policy(place / "checkpoint", policy, config, store)
+def _judging(
+    config: PpoConfig,
+    reward: Path | str,
+    policy: Policy,
+    store_train: Store,
+    store_val: Store,
+    folder: Path,
+    step: int,
+    resume: bool,
+    cache_folder: Path | None,
+) -> Path | str:
+    """The checkpoint that judges from an iteration on; where a new round begins it is refitted on samples of the policy."""
+    number = step // config.refit_every if config.refit_every else 0
+    places = [reward, *(folder / "refit" / str(index) / "checkpoint" for index in range(1, number + 1))]
+    if number and step % config.refit_every == 0:
+        chosen, labels = replace(config.refit, seed=1000 * number + config.seed), Path(reward).parent / "labels"
+        refit(chosen, places[-2], labels, policy, store_train, store_val, Path(places[-1]).parent, resume, cache_folder)
+    return places[-1]
 
 
-def _finish(folder: Path, values: dict[str, Any], start: Policy, config: PpoConfig, store: Store) -> None:
-    """Writes which candidates were chosen, and says so if the run was stopped early; without a candidate the start is kept."""
-    candidates = [probe for probe in values["probes"] if probe["candidate"]]
-    chosen = {f"by_{name}": max(candidates, key=lambda probe, by=name: probe[by], default=None) for name in ("epdms", "predicted")}
-    steps = {name: None if probe is None else probe["step"] for name, probe in chosen.items()}
-    run.write_json(folder / "probes.json", {"probes": values["probes"], "chosen": steps, "stopped": values["stopped"]})
-    if not candidates:
-        for place in (folder, folder / "by_predicted"):
-            save_policy(place / "checkpoint", start, config, store)
-    if values["stopped"] is not None:
-        kept = f"the candidate of iteration {steps['by_epdms']}" if candidates else "the policy it started from"
-        print(f"{folder.name}: stopped after iteration {values['step'] - 1}: {values['stopped']}; kept is {kept}")
+def _probed(write: Callable[..., None], step: int, kind: str, policy: Policy, judge: Judge, scenes: Scenes) -> Probe:
+    """`guarded_probe`, logged."""
+    probed = guarded_probe(policy, judge, scenes)
+    write(step, **{f"{kind}__{name}": value for name, value in probed.items()})
+    return probed
 
 
 def iteration(

@@ -20,6 +20,8 @@ from irlvla.types import SUB_SCORE_NAMES, SubScores
 REWARDS = ("model", "exact", "nearest", "no_camera")
 """The reward world model; the exact scorer, which needs annotations; the labels of the nearest scored plans of similar scenes; the
 reward world model without pictures."""
+LEARNED = ("model", "no_camera")
+"""Rewards that a reward world model gives."""
 JUDGES = {"no_camera": "reward_no_camera"}
 """Reward -> the stage whose checkpoint judges, where that is not `reward`."""
 

@@ -18,6 +18,7 @@ from irlvla.train.candidates import CandidatesConfig
 from irlvla.train.guards import GuardConfig, not_finite, reason_to_stop
 from irlvla.train.loop import batch_rows
 from irlvla.train.ppo import PpoConfig, chain_loss, ppo_loss
+from irlvla.train.refit import RefitConfig
 from irlvla.train.reward import RewardConfig
 
 from ..stand_in import IMITATION, MemoryStore
@@ -212,3 +213,33 @@ def test_the_candidate_of_the_highest_prediction_is_kept_beside_the_truly_best(s
     assert any(not torch.equal(left[name], right[name]) for name in left)
     plans = learned_plans(tmp_path, stages[2], np.arange(4), [f"ppo{BY_PREDICTED}"])
     assert plans[f"ppo{BY_PREDICTED}"].poses.shape == (4, 8, 3)
+
+
+def test_between_rounds_the_reward_is_refitted_and_a_resumed_run_goes_on_with_the_refitted_one(stages, tmp_path, monkeypatch):
+    config = dataclasses.replace(PPO, refit_every=2, refit=RefitConfig(scenes=6, group=4, steps=2, batch=4, proposals=4, warmup=1))
+    whole = fitted(stages, tmp_path / "whole", config)
+    assert [path.name for path in (tmp_path / "whole" / "refit").iterdir()] == ["1"]
+    judged = [step for step, name, _ in run.metrics(tmp_path / "whole" / "metrics.csv") if name == "refit/gap"]
+    assert judged == [2]
+    original, asked = ppo.iteration, []
+
+    def interrupted(learner, judge, rows, generator):
+        asked.append(judge)
+        if len(asked) > 3:
+            raise KeyboardInterrupt
+        return original(learner, judge, rows, generator)
+
+    monkeypatch.setattr(ppo, "iteration", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        fitted(stages, tmp_path / "halves", dataclasses.replace(config, save_every=3))
+    monkeypatch.undo()
+    assert asked[0] is asked[1] and asked[1] is not asked[2]
+    halves = fitted(stages, tmp_path / "halves", dataclasses.replace(config, save_every=3), resume=True)
+    left, right = load_policy(whole).state_dict(), load_policy(halves).state_dict()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert run.metrics(tmp_path / "whole" / "metrics.csv") == run.metrics(tmp_path / "halves" / "metrics.csv")
+
+
+def test_only_a_learned_reward_is_refitted():
+    with pytest.raises(ValueError, match="reward 'exact' cannot be refitted every 5 iterations"):
+        dataclasses.replace(PPO, reward="exact", refit_every=5)
