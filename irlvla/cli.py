@@ -30,6 +30,7 @@ Stage = Literal[
     "ppo_trajectories",
     "ppo_critic",
     "ppo_anchor",
+    "ppo_refit",
 ]
 Place = Annotated[Path, tyro.conf.Positional]
 

@@ -29,6 +29,7 @@ VARIANT_NAMES = (
     "ppo_trajectories",
     "ppo_critic",
     "ppo_anchor",
+    "ppo_refit",
 )
 """Rows that are `ppo` but for one choice; they are there where that was trained."""
 ROW_NAMES = (

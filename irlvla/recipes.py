@@ -112,6 +112,7 @@ PPO_VARIANTS: dict[str, dict[str, Any]] = {
     "ppo_trajectories": {"learn": "trajectories"},
     "ppo_critic": {"advantage": "critic"},
     "ppo_anchor": {"advantage": "anchor"},
+    "ppo_refit": {"refit_every": 40},
 }
 """Stages that are the recipe's ppo but for one field."""
 STAGES = (

@@ -35,7 +35,7 @@ from irlvla.train.advantages import (
 from irlvla.train.guards import GuardConfig, Probe, finish, guarded_probe, keep_candidate, not_finite, reason_to_stop
 from irlvla.train.loop import follow, progress, step_generator
 from irlvla.train.refit import RefitConfig, refit
-from irlvla.train.rewards import LEARNED, REWARDS, Judge, Scenes, reward_function, rewards_of
+from irlvla.train.rewards import LEARNED, REWARDS, Judge, Scenes, labels_of, reward_function, rewards_of
 
 KINDS = {
     "reward": REWARDS,
@@ -243,8 +243,8 @@ def _judging(
     number = step // config.refit_every if config.refit_every else 0
     places = [reward, *(folder / "refit" / str(index) / "checkpoint" for index in range(1, number + 1))]
     if number and step % config.refit_every == 0:
-        chosen, labels = replace(config.refit, seed=1000 * number + config.seed), Path(reward).parent / "labels"
-        refit(chosen, places[-2], labels, policy, store_train, store_val, Path(places[-1]).parent, resume, cache_folder)
+        chosen = replace(config.refit, seed=1000 * number + config.seed)
+        refit(chosen, places[-2], labels_of(reward), policy, store_train, store_val, Path(places[-1]).parent, resume, cache_folder)
     return places[-1]
 
 

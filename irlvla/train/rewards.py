@@ -67,7 +67,7 @@ def reward_function(kind: str, checkpoint: Path | str, train: Scenes, device: to
     if kind == "exact":
         return _exact
     if kind == "nearest":
-        table = kept_vocabulary(Path(checkpoint).parent / "labels", train.now.ego_history, train.now.command)
+        table = kept_vocabulary(labels_of(checkpoint), train.now.ego_history, train.now.command)
         return lambda scenes, rows, poses, prev_poses: _nearest(table, scenes, rows, poses, prev_poses)
     model = load_reward_world_model(checkpoint, device)
     if pessimism is not None:
@@ -77,6 +77,12 @@ def reward_function(kind: str, checkpoint: Path | str, train: Scenes, device: to
         return predicted_sub_scores(model, scenes.now, rows, poses, _comfort(scenes, rows, poses, prev_poses))
 
     return predicted
+
+
+def labels_of(checkpoint: Path | str) -> Path:
+    """The labels that a reward world model learned from: its stage's own, or those of `reward` beside it."""
+    own = Path(checkpoint).parent / "labels"
+    return own if own.exists() else Path(checkpoint).parents[1] / "reward" / "labels"
 
 
 def rewards_of(
