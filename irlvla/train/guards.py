@@ -119,7 +119,7 @@ def keep_candidate(
 def finish(
     probes: Sequence[Mapping[str, Any]], step: int, stopped: str | None, start: Policy, config: object, store: Store, folder: Path
 ) -> None:
-    """Writes all probes and which candidates were chosen, and says so if the run was stopped early; without a candidate the start is kept.
+    """Writes all probes and which candidates were chosen; a run that was stopped early says so, and keeps the start if that is better.
 
     Args:
         probes: of the whole run.
@@ -131,12 +131,12 @@ def finish(
         folder: of the stage; gets `probes.json`.
     """
     candidates = [probe for probe in probes if probe["candidate"]]
-    chosen = {f"by_{name}": max(candidates, key=lambda probe, by=name: probe[by], default=None) for name in ("epdms", "predicted")}
-    steps = {name: None if probe is None else probe["step"] for name, probe in chosen.items()}
+    known = candidates if candidates and stopped is None else [*candidates, probes[0]]
+    steps = {f"by_{name}": max(known, key=lambda probe, by=name: probe[by])["step"] for name in ("epdms", "predicted")}
     write_json(folder / "probes.json", {"probes": probes, "chosen": steps, "stopped": stopped})
-    if not candidates:
-        for place in (folder, folder / "by_predicted"):
+    for name, place in (("epdms", folder), ("predicted", folder / "by_predicted")):
+        if steps[f"by_{name}"] == probes[0]["step"]:
             save_policy(place / "checkpoint", start, config, store)
     if stopped is not None:
-        kept = f"the candidate of iteration {steps['by_epdms']}" if candidates else "the policy it started from"
+        kept = "the policy it started from" if steps["by_epdms"] == probes[0]["step"] else f"the candidate of iteration {steps['by_epdms']}"
         print(f"{folder.name}: stopped after iteration {step}: {stopped}; kept is {kept}")

@@ -213,7 +213,7 @@ def fit(
                     if step in candidates or extra:
                         probed = {"step": step, "candidate": step in candidates, **_probed(write, step, "val", average, judge, val)}
                         keep_candidate(values["probes"], probed, average, config, store_train, folder)
-                        wrong = reason_to_stop(config.guards, values["probes"])
+                        wrong = reason_to_stop(config.guards, values["probes"]) if step + 1 < config.iterations else None
                 values["step"], values["stopped"] = step + 1, wrong
                 if values["step"] % config.save_every == 0 or values["step"] == config.iterations or wrong is not None:
                     states = {name: module.state_dict() for name, module in modules.items()} | {"spread": {"estimate": spread}}

