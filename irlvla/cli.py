@@ -9,7 +9,6 @@ import tyro
 
 from irlvla.run_data import data_of, environment, root
 
-CAMERAS = ("CAM_F0", "CAM_L0", "CAM_R0")
 EXTRAS = dict.fromkeys(("torch", "safetensors", "tensorboard", "matplotlib"), "train")
 EXTRAS |= dict.fromkeys(("sumo", "pyogrio"), "world") | dict.fromkeys(("scipy", "pyarrow"), "train,world")
 """Module -> the extra that brings it."""

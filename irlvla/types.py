@@ -226,16 +226,6 @@ class Trajectories:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EgoStates:
-    """Simulated ego states, global, at 10 Hz: x y heading vx vy ax ay steer steer_rate yaw_rate yaw_acc."""
-
-    values: Float[np.ndarray, "proposals 41 11"]
-
-    def __post_init__(self) -> None:
-        _check_finite("simulated states", "values", self.values)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class SubScores:
     """The nine sub-scores of some trajectories, each in [0, 1]: measured (NumPy) or predicted (torch) alike.
 

@@ -168,11 +168,6 @@ def _chosen_paths(logs: str | Path, split: str | None, log_names: Iterable[str] 
     return [known[name] for name in sorted(set(log_names))]
 
 
-def log_windows(path: str | Path, chosen: SceneFilter) -> list[int]:
-    """Places in a log of the current frames of the windows that pass the filter."""
-    return windows(log_frames(path), chosen)
-
-
 def windows(frames: list[dict[str, Any]], chosen: SceneFilter) -> list[int]:
     """Places of the current frames of the windows that pass the filter, in a log's frames."""
     length = chosen.num_history_frames + chosen.num_future_frames
