@@ -156,7 +156,7 @@ def _curves(run: Path) -> Any:
         series: dict[str, list[tuple[int, float]]] = {}
         for step, name, value in metrics(path):
             series.setdefault(name, []).append((step, value))
-        wanted = [name for name in series if name.endswith(CURVES)]
+        wanted = [name for name in series if name.endswith(CURVES) and not name.startswith("start/")]  # one value is no curve
         found += [(path.parent.name, name, np.array(series[name])) for name in wanted]
     if not found:
         return None
