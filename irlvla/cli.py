@@ -34,7 +34,7 @@ Stage = Literal[
 Place = Annotated[Path, tyro.conf.Positional]
 
 
-def world(folder: Place, seed: int = 0, logs: int | None = None, cameras: str = "F0,L0,R0") -> None:
+def world(folder: Place, seed: int = 0, logs: int | None = None, cameras: str = "F0,L0,R0", test_logs: int | None = None) -> None:
     """Make the embedded data set: FOLDER/openscene, FOLDER/maps, FOLDER/splits/{train,val,test}.yaml.
 
     Args:
@@ -42,10 +42,11 @@ def world(folder: Place, seed: int = 0, logs: int | None = None, cameras: str = 
         seed: same seed, same bytes.
         logs: number of logs, a quarter of them test; the default size without it.
         cameras: F0,L0,R0 or other names of the eight, all, or none.
+        test_logs: number of test logs where that shall be more than the size brings; train and val stay as they are.
     """
     from irlvla.make_world import make_world
 
-    make_world(folder, seed=seed, logs=logs, cameras=camera_names(cameras))
+    make_world(folder, seed=seed, logs=logs, cameras=camera_names(cameras), test_logs=test_logs)
 
 
 def score(

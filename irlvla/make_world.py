@@ -121,6 +121,26 @@ def tasks(config: WorldConfig) -> list[Task]:
     return [task for task in found if any(logs for _, logs, _ in task.quotas)]
 
 
+def with_test_logs(config: WorldConfig, logs: int) -> WorldConfig:
+    """The same world with `logs` test logs in all, and more scenes and unseen towns in proportion."""
+    if logs < config.test_logs:
+        raise ValueError(f"a world of this size has {config.test_logs} test logs, {logs} are fewer: ask for a smaller world instead")
+    scenes, towns = config.test_scenes * logs // config.test_logs, -(-config.unseen_towns * logs // config.test_logs)
+    return replace(config, test_logs=logs, test_scenes=scenes, unseen_towns=towns)
+
+
+def further_tasks(config: WorldConfig, larger: WorldConfig) -> list[Task]:
+    """Runs for further test logs, half in known towns and half in further unseen ones; all that there is without them stays as it is."""
+    known, unseen = config.known_towns, larger.unseen_towns - config.unseen_towns
+    logs, scenes = larger.test_logs - config.test_logs, larger.test_scenes - config.test_scenes
+    half, half_scenes = logs // 2, scenes // 2
+    test = list(zip(_shares(half, known), _shares(half_scenes, known), strict=True))
+    new = list(zip(_shares(logs - half, unseen), _shares(scenes - half_scenes, unseen), strict=True))
+    found = [Task(town=town, name="further", quotas=(("test", *test[town]),)) for town in range(known)]
+    found += [Task(town=known + config.unseen_towns + town, name="unseen", quotas=(("test", *new[town]),)) for town in range(unseen)]
+    return [task for task in found if any(logs for _, logs, _ in task.quotas)]
+
+
 def _make_town(job: tuple[Path, Path, int, int]) -> tuple[Town, tuple[tuple[int, int], ...]]:
     folder, work, seed, number = job
     cities = sorted(CITIES)
@@ -299,7 +319,9 @@ def write_split(path: Path, logs: list[Kept]) -> None:
     path.write_text("\n".join(lines) + "\n")
 
 
-def make_world(folder: Path, seed: int = 0, logs: int | None = None, cameras: tuple[str, ...] = DEFAULT_CAMERAS) -> dict[str, object]:
+def make_world(
+    folder: Path, seed: int = 0, logs: int | None = None, cameras: tuple[str, ...] = DEFAULT_CAMERAS, test_logs: int | None = None
+) -> dict[str, object]:
     """Make the embedded data set.
 
     Args:
@@ -307,17 +329,19 @@ def make_world(folder: Path, seed: int = 0, logs: int | None = None, cameras: tu
         seed: Same seed, same bytes.
         logs: Number of logs, or None for the default size.
         cameras: Which of CAMERA_NAMES are drawn; none of them if empty.
+        test_logs: Number of test logs where that shall be more than the size brings; train and val stay as they are.
 
     Returns:
         What world.json holds.
 
     Raises:
-        ValueError: Fewer than 3 logs, or a camera's name is not known.
+        ValueError: Fewer than 3 logs, fewer test logs than the size brings, or a camera's name is not known.
         RuntimeError: SUMO failed, or a run gave fewer scenes than it had to.
     """
     begin = time.perf_counter()
     config = WorldConfig(seed=seed, cameras=tuple(cameras))
     config = config if logs is None else scaled(config, logs)
+    larger = config if test_logs is None else with_test_logs(config, test_logs)
     for name in config.cameras:
         mounting(name)
     for part in ("openscene", "maps", "splits"):
@@ -325,7 +349,7 @@ def make_world(folder: Path, seed: int = 0, logs: int | None = None, cameras: tu
     (folder / "openscene" / "sidecar").mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as temporary:
         work = Path(temporary)
-        towns = config.known_towns + config.unseen_towns
+        towns = larger.known_towns + larger.unseen_towns
         fork = multiprocessing.get_context("fork")
         with fork.Pool(config.processes) as pool:
             made = pool.map(_make_town, [(folder, work, seed, number) for number in range(towns)], chunksize=1)
@@ -335,12 +359,12 @@ def make_world(folder: Path, seed: int = 0, logs: int | None = None, cameras: tu
         print(f"towns and maps: {time.perf_counter() - begin:.1f} s", flush=True)
         jobs = [
             Job(folder=folder, work=work, config=config, task=task, number=number, town=made[task.town][0], systems=made[task.town][1])
-            for number, task in enumerate(tasks(config))
+            for number, task in enumerate(tasks(config) + further_tasks(config, larger))
         ]
         with fork.Pool(config.processes) as pool:
             kept = [log for logs in pool.map(_run, jobs, chunksize=1) for log in logs]
     unseen = {town.name for town, _ in made[config.known_towns :]}
-    summary = _summary(config, sorted(kept, key=lambda log: log.log_name), unseen)
+    summary = _summary(larger, sorted(kept, key=lambda log: log.log_name), unseen)
     for split in SPLITS:
         write_split(folder / "splits" / f"{split}.yaml", sorted((log for log in kept if log.split == split), key=lambda log: log.log_name))
     (folder / "world.json").write_text(json.dumps(summary, indent=1) + "\n")

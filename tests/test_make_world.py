@@ -7,7 +7,7 @@ from PIL import Image
 
 from irlvla.data.navsim import Maps, log_moments, log_paths, scene_filter
 from irlvla.inventory import Look, inventory
-from irlvla.make_world import SPLITS, WorldConfig, make_world, scaled, tasks
+from irlvla.make_world import SPLITS, WorldConfig, further_tasks, make_world, scaled, tasks, with_test_logs
 from irlvla.selection import ROWS, SPACING
 
 
@@ -27,6 +27,28 @@ def moments(folder, split):
 def test_the_same_seed_gives_the_same_bytes(worlds):
     first, again = ({path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()} for folder in worlds)
     assert first == again and len(first) > 20
+
+
+def test_further_test_logs_leave_all_other_logs_as_they_are(worlds, tmp_path):
+    make_world(tmp_path, seed=3, logs=4, cameras=("CAM_L0",), test_logs=3)
+    first, more = ({path.name: path.read_bytes() for path in (folder / "openscene").rglob("*.pkl")} for folder in (worlds[0], tmp_path))
+    assert first.items() <= more.items() and len(more) == len(first) + 2
+    train = [(folder / "splits" / "train.yaml").read_bytes() for folder in (worlds[0], tmp_path)]
+    assert train[0] == train[1]
+    summary = json.loads((tmp_path / "world.json").read_text())
+    assert summary["logs"]["test"] == 3 and summary["config"]["unseen_towns"] == 3 and len(summary["unseen_logs"]) == 2
+
+
+def test_a_proof_s_world_has_twice_the_test_logs_half_of_the_further_ones_in_new_towns():
+    config = WorldConfig()
+    larger = with_test_logs(config, 600)
+    further = further_tasks(config, larger)
+    assert larger.test_scenes == 3300 and larger.unseen_towns == 8 and further_tasks(config, config) == []
+    assert sum(logs for task in further for _, logs, _ in task.quotas) == 300
+    assert sum(scenes for task in further for _, _, scenes in task.quotas) == 1650
+    assert sum(logs for task in further for _, logs, _ in task.quotas if task.town >= 16) == 150
+    with pytest.raises(ValueError, match="has 300 test logs, 299 are fewer"):
+        with_test_logs(config, 299)
 
 
 def test_every_token_of_a_split_is_a_scene_with_its_previous_frame_and_pictures_of_both(worlds):
