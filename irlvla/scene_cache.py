@@ -163,14 +163,13 @@ def stage_caches(policy: Policy, store_train: Store, store_val: Store, folder: P
 def ego_inputs(
     store: Store, indices: Indices, previous: bool = False
 ) -> tuple[Float[np.ndarray, "scenes 4 7"], Float[np.ndarray, "scenes 4"]]:
-    """Ego histories and commands; scenes without a previous moment give the current one."""
+    """Ego histories and commands, no picture is read; scenes without a previous moment give the current one."""
     indices = np.asarray(indices)
     earlier = store.has_previous[indices] if previous else np.zeros(len(indices), bool)
     ego_history, command = np.zeros((len(indices), 4, 7), np.float32), np.zeros((len(indices), 4), np.float32)
     for moment in (False, True):
         rows = np.flatnonzero(earlier == moment)
-        for part in np.array_split(rows, max(1, len(rows) // 64)):
-            if len(part):
-                features = store.features(indices[part], previous=moment)
-                ego_history[part], command[part] = features.ego_history, features.command
+        if len(rows):
+            ego_history[rows] = store.histories(indices[rows], previous=moment)
+            command[rows] = store.commands(indices[rows], previous=moment)
     return ego_history, command

@@ -47,10 +47,17 @@ class MemoryStore(Store):
         images = np.zeros((len(indices), 4, HEIGHT, WIDTH, 3), np.uint8)
         images[self.red[indices], ..., 0] = 220
         images[~self.red[indices], ..., 1] = 200
+        return Features(images=images, ego_history=self.histories(indices, previous), command=self.commands(indices, previous))
+
+    def histories(self, indices, previous=False):
+        indices = np.asarray(indices)
         history = np.zeros((len(indices), 4, 7))
         history[..., 0] = self.speed[indices][:, None] * np.array([-1.5, -1.0, -0.5, 0.0])
         history[..., 3] = self.speed[indices][:, None]
-        return Features(images=images, ego_history=history, command=np.tile(np.eye(4)[1], (len(indices), 1)))
+        return history
+
+    def commands(self, indices, previous=False):
+        return np.tile(np.eye(4)[1], (len(indices), 1))
 
     def human(self, indices, previous=False):
         indices = np.asarray(indices)

@@ -64,12 +64,12 @@ def test_a_cache_whose_rewriting_was_interrupted_vouches_for_nothing(policy, tmp
 class Earlier(MemoryStore):
     """A store whose earlier moments were twice as fast."""
 
-    def features(self, indices, previous=False):
+    def histories(self, indices, previous=False):
         if previous:
             assert self.has_previous[np.asarray(indices)].all()
-        found = super().features(indices)
+        found = super().histories(indices)
         if previous:
-            found.ego_history[..., 3] *= 2
+            found[..., 3] *= 2
         return found
 
 
@@ -79,6 +79,7 @@ def test_scenes_without_an_earlier_moment_hold_the_current_one_and_say_so(policy
     assert now.valid.all() and before.valid.tolist() == store.has_previous.tolist()
     factor = before.ego_history[:, 3, 3] / now.ego_history[:, 3, 3]
     np.testing.assert_allclose(factor, np.where(store.has_previous, 2.0, 1.0))
+    store.limit = store.calls
     ego_history, command = ego_inputs(store, EVERY, previous=True)
     np.testing.assert_array_equal(ego_history, before.ego_history)
     np.testing.assert_array_equal(command, before.command)

@@ -138,9 +138,21 @@ class Store:
             raise ValueError(f"{self.folder} is damaged, prepare it again: {error}") from error
 
     def histories(self, indices: Indices, previous: bool = False) -> Float[np.ndarray, "batch 4 7"]:
-        """Ego histories alone, without touching the pictures."""
+        """Ego histories alone, without touching the pictures.
+
+        Raises:
+            ValueError: a scene has no previous moment, or a number is not finite.
+        """
         rows, moment = self._rows_of(indices, previous)
-        return self._arrays["ego_history"][rows, moment]
+        values = self._arrays["ego_history"][rows, moment]
+        if not np.isfinite(values).all():
+            raise ValueError(f"{self.folder} is damaged, prepare it again: ego_history.npy holds a number that is not finite")
+        return values
+
+    def commands(self, indices: Indices, previous: bool = False) -> Float[np.ndarray, "batch 4"]:
+        """Driving commands alone, one-hot, without touching the pictures."""
+        rows, moment = self._rows_of(indices, previous)
+        return self._arrays["command"][rows, moment]
 
     def human(self, indices: Indices, previous: bool = False) -> Float[np.ndarray, "batch 8 3"]:
         """Logged futures in the ego frame of their own moment."""

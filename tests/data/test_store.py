@@ -55,6 +55,8 @@ def test_scenes_come_back_as_they_were_put_in(tmp_path):
     same(opened.prepared(1), second)
     assert opened.features([1, 0]).images[:, 0, 0, 0, 0].tolist() == [3, 1]
     assert opened.features([0], previous=True).ego_history[0, 0, 0] == 2.0
+    np.testing.assert_array_equal(opened.histories([0], previous=True), opened.features([0], previous=True).ego_history)
+    np.testing.assert_array_equal(opened.commands([1, 0]), opened.features([1, 0]).command)
     assert opened.human([1]).shape == (1, 8, 3) and opened.targets([0]).all()
     assert opened.has_previous.tolist() == [True, False]
 
@@ -138,3 +140,11 @@ def test_a_store_without_cameras_has_no_views(tmp_path):
 def test_polygons_without_members_survive(tmp_path):
     record, shape = store.packed(prepared(red=None))
     assert len(record) % 8 == 0 and len(polygons()) == 0 and shape.dtype == np.int64
+
+
+def test_an_ego_status_that_is_not_finite_is_named(tmp_path):
+    written(tmp_path)
+    np.lib.format.open_memmap(tmp_path / "ego_history.npy", mode="r+")[0, 0, 0, 0] = np.nan
+    for read in (Store(tmp_path).histories, Store(tmp_path).features):
+        with pytest.raises(ValueError, match="is damaged, prepare it again"):
+            read([0])
