@@ -20,7 +20,16 @@ from irlvla.acceptance import enrichment, rank_correlation  # noqa: E402
 from irlvla.data.store import Store  # noqa: E402
 from irlvla.files import json_mapping  # noqa: E402
 from irlvla.learned import checkpoint_of  # noqa: E402
-from irlvla.rollout import chosen_device, load_policy, load_reward_world_model, sampled_chains, two_frame_comfort, unjudged  # noqa: E402
+from irlvla.rollout import (  # noqa: E402
+    Chain,
+    chain_log_probs,
+    chosen_device,
+    load_policy,
+    load_reward_world_model,
+    sampled_chains,
+    two_frame_comfort,
+    unjudged,
+)
 from irlvla.scene_cache import remembered, stage_caches  # noqa: E402
 from irlvla.score.epdms import epdms  # noqa: E402
 from irlvla.train.loop import batch_rows, step_generator  # noqa: E402
@@ -70,6 +79,17 @@ def main() -> None:
                     learner.policy, memory, learner.exploration, config.group, generator
                 ),
             )
+            clone = timed(
+                "chains to clone",
+                lambda rows=rows, generator=generator: sampled_chains(
+                    learner.frozen, remembered(learner.frozen, scenes.now, rows), learner.exploration, config.clone_samples, generator
+                ),
+            )
+            both = Chain(torch.cat([chain.anchor, clone.anchor], dim=1), torch.cat([chain.states, clone.states], dim=1))
+            timed(
+                "log-probabilities of all chains",
+                lambda memory=memory, both=both: chain_log_probs(learner.policy, memory, both, learner.exploration),
+            )
             poses = learner.policy.in_metres(chain.states[:, :, -1])
             before = timed("plans of 0.5 s earlier", lambda rows=rows: learner.policy.plan(remembered(learner.policy, scenes.before, rows)))
         earlier, metres = before.cpu().numpy().astype(np.float64), poses.cpu().numpy().astype(np.float64)
@@ -84,16 +104,17 @@ def main() -> None:
     count = config.scenes * config.group
     table: list[dict] = []
     print(f"{config.scenes} scenes, groups of {config.group}: {count} trajectories an iteration, on {device}")
-    for name in ("read tokens", "rollout", "plans of 0.5 s earlier", "EC of all plans"):
+    parts = ("read tokens", "rollout", "chains to clone", "log-probabilities of all chains", "plans of 0.5 s earlier", "EC of all plans")
+    for name in parts:
         row(table, name, 1e3 * median[name], "ms")
     for kind in judges:
         row(table, f"reward {kind}, EC left out", 1e3 * median[f"reward {kind}"], "ms")
         row(table, f"  {kind} judges", count / median[f"reward {kind}"], "trajectories/s")
     for kind in ("model", "exact"):
         whole, own = median[f"iteration {kind}"], median[f"reward {kind}"]
-        rest = whole - own - sum(median[name] for name in ("read tokens", "rollout", "plans of 0.5 s earlier", "EC of all plans"))
+        rest = whole - own - sum(median[name] for name in parts)
         row(table, f"whole iteration, reward {kind}", 1e3 * whole, "ms")
-        row(table, f"  of it chains to clone, log-probabilities and {config.passes} updates (what is left)", 1e3 * rest, "ms")
+        row(table, f"  of it the critic's and {config.passes} updates of the policy (what is left)", 1e3 * rest, "ms")
         row(table, f"  trajectories learned from, reward {kind}", count / whole, "trajectories/s")
         row(table, f"  {config.iterations} iterations, reward {kind}, projected", config.iterations * whole, "s", MOST_SECONDS)
     true = np.concatenate(scores["exact"]).astype(np.float64)

@@ -43,7 +43,7 @@ def write(path: Path, rows: list[dict], **about: object) -> None:
     values = {"command": command(), "commit": commit(), "changed": changed_since_commit(), "machine": machine(), "threads": threads}
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(values | about | {"rows": rows}, indent=1) + "\n")
-    print(f"written to {path}")
+    print(f"{path}: commit {values['commit']}{' with changes' if values['changed'] else ''}, {values['machine']['cores']} cores")
 
 
 def watched(command: list[str], interval: float = 0.1) -> tuple[float, float, float, str]:

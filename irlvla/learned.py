@@ -34,13 +34,15 @@ SELECTORS = {"selector": "imitation", "ppo_selector": "ppo"}
 LEARNED = ("ego_mlp", *POLICIES, *SELECTORS)
 BY_PREDICTED = "_by_predicted"
 """Ending of rows that are only evaluated when they are asked for: a PPO run's candidate that its own reward would have chosen."""
+ZEROED = "images_zeroed"
+"""A row that is only evaluated when it is asked for: the imitation policy shown black pictures."""
 
 
 def checkpoint_of(folder: Path, name: str) -> Path:
     """Where a run keeps the checkpoint of a policy (or of `reward`)."""
     if name.endswith(BY_PREDICTED):
         return folder / name.removesuffix(BY_PREDICTED) / "by_predicted" / "checkpoint"
-    return folder / name / "checkpoint"
+    return folder / ("imitation" if name == ZEROED else name) / "checkpoint"
 
 
 def trained(folder: Path) -> tuple[str, ...]:
@@ -59,7 +61,7 @@ def learned_plans(folder: Path, store: Store, indices: Indices, names: Sequence[
         folder: the run.
         store: prepared scenes.
         indices: which of them.
-        names: rows of LEARNED; or such a row of PPO with BY_PREDICTED behind it.
+        names: rows of LEARNED; or such a row of PPO with BY_PREDICTED behind it; or ZEROED.
 
     Returns:
         Plans by row name, in metres.
@@ -68,7 +70,8 @@ def learned_plans(folder: Path, store: Store, indices: Indices, names: Sequence[
         ValueError: a row is not known, or was not trained in this run.
     """
     known = trained(folder)
-    asked = [name for name in names if name.endswith(BY_PREDICTED) and (checkpoint_of(folder, name) / "checkpoint.json").exists()]
+    extra = [name for name in names if name.endswith(BY_PREDICTED) or name == ZEROED]
+    asked = [name for name in extra if (checkpoint_of(folder, name) / "checkpoint.json").exists()]
     unknown = [name for name in names if name not in (*known, *asked)]
     if unknown:
         raise ValueError(f"{folder} has no checkpoint for {unknown[0]!r}; there are: {', '.join(known) or 'none'}")
@@ -82,7 +85,7 @@ def learned_plans(folder: Path, store: Store, indices: Indices, names: Sequence[
             found[name] = Plans(poses=ego_plans(model, store, indices), previous=ego_plans(model, store, indices, previous=True))
             continue
         policy = load_policy(checkpoint_of(folder, SELECTORS.get(name, name)), device)
-        now, before = _caches(caches, policy, store, indices)
+        now, before = _caches(caches, policy, store, indices, black=name == ZEROED)
         if name in SELECTORS:
             exploration, samples, seed = _sampling(folder, policy)
             model = load_reward_world_model(checkpoint_of(folder, "reward"), device)
@@ -114,12 +117,12 @@ def judged(folder: Path, store: Store, indices: Indices) -> Judged:
 
 
 def _caches(
-    caches: dict[str, tuple[SceneCache, SceneCache]], policy: Policy, store: Store, indices: Indices
+    caches: dict[str, tuple[SceneCache, SceneCache]], policy: Policy, store: Store, indices: Indices, black: bool = False
 ) -> tuple[SceneCache, SceneCache]:
     """Scene caches of both moments; policies that share a frozen vision part share them."""
-    key = vision_key(policy)
+    key = f"{vision_key(policy)} {black}"
     if key not in caches:
-        caches[key] = scene_cache(policy, store, indices), scene_cache(policy, store, indices, previous=True)
+        caches[key] = scene_cache(policy, store, indices, black=black), scene_cache(policy, store, indices, previous=True, black=black)
     return caches[key]
 
 

@@ -39,7 +39,7 @@ class SceneCache:
 
 
 def scene_cache(
-    policy: Policy, store: Store, indices: Indices, previous: bool = False, folder: Path | None = None, batch: int = 64
+    policy: Policy, store: Store, indices: Indices, previous: bool = False, folder: Path | None = None, batch: int = 64, black: bool = False
 ) -> SceneCache:
     """Scene tokens and ego status of some scenes, computed once.
 
@@ -50,9 +50,10 @@ def scene_cache(
         previous: the moment 0.5 s earlier; scenes without one get the current moment and `valid` False.
         folder: where to keep the arrays memory-mapped; None keeps them in memory.
         batch: scenes at a time.
+        black: show black pictures instead of the store's.
     """
     indices = np.asarray(indices)
-    key = _cache_key(policy, store, indices, previous)
+    key = _cache_key(policy, store, indices, previous) + ("-black" if black else "")
     if folder is not None and (folder / "cache.json").exists() and json_mapping(folder / "cache.json").get("key") == key:
         arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in CACHED if (folder / f"{name}.npy").exists()]
         return SceneCache(**dict(zip(CACHED, arrays, strict=True)))
@@ -73,8 +74,9 @@ def scene_cache(
             human[part] = store.human(indices[part], previous=moment)
             if policy.birds_eye is None:
                 continue
+            images = np.zeros_like(features.images) if black else np.ascontiguousarray(features.images)
             with torch.inference_mode():
-                seen = policy.see(torch.from_numpy(np.ascontiguousarray(features.images)).to(policy.scale.device)).scene
+                seen = policy.see(torch.from_numpy(images).to(policy.scale.device)).scene
             if tokens is None or grid is None:
                 tokens = _array(folder, "tokens", (len(indices), *seen.tokens.shape[1:]))
                 grid = _array(folder, "grid", (len(indices), *seen.grid.shape[1:]))
