@@ -24,11 +24,11 @@ from irlvla.rollout import (  # noqa: E402
     Chain,
     chain_log_probs,
     chosen_device,
+    chosen_scenes,
     load_policy,
     load_reward_world_model,
     sampled_chains,
     two_frame_comfort,
-    unjudged,
 )
 from irlvla.scene_cache import remembered, stage_caches  # noqa: E402
 from irlvla.score.epdms import epdms  # noqa: E402
@@ -57,7 +57,7 @@ def main() -> None:
     start, checkpoint = load_policy(checkpoint_of(options.run, "imitation"), device), checkpoint_of(options.run, "reward")
     caches = stage_caches(start, *stores, options.run / "stores" / "tokens")
     scenes = Scenes(stores[0], caches.train, caches.train_before)
-    half = unjudged(checkpoint, stores[0].log_names)
+    half = chosen_scenes("unjudged", checkpoint, stores[0])
     judges = {kind: reward_function(kind, checkpoint, scenes, device) for kind in ("model", "exact", "nearest")}
     learner = learner_of(config, start, scenes)
     spent: dict[str, list[float]] = {}

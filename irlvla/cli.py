@@ -49,6 +49,26 @@ def world(folder: Place, seed: int = 0, logs: int | None = None, cameras: str = 
     make_world(folder, seed=seed, logs=logs, cameras=camera_names(cameras), test_logs=test_logs)
 
 
+def strip(out: Place, split: Path, logs: Path | None = None, share: float = 0.5, seed: int = 0) -> None:
+    """Copy a data set's logs such that a share of a split's logs hold cameras only: no boxes, traffic lights, routes, map places.
+
+    Pictures and the logs that stay annotated are linked. OUT/camera_only.json names the logs of either kind.
+
+    Args:
+        out: the new OPENSCENE_DATA_ROOT.
+        split: a scene filter file (or a folder below navsim_logs) whose logs are divided.
+        logs: OPENSCENE_DATA_ROOT (default: the environment variable of that name).
+        share: of the split's logs that lose their annotations.
+        seed: by which they are chosen; that of the run to be trained, for half of them to be the half that PPO drives on.
+    """
+    from irlvla.camera_only import LISTING, write_camera_only
+
+    found = write_camera_only(root(logs, "OPENSCENE_DATA_ROOT", "--logs"), split, out, share, seed)
+    for name in found["camera_only"]:
+        print(f"cameras only: {name}")
+    print(f"{len(found['camera_only'])} of {len(found['camera_only']) + len(found['annotated'])} logs hold cameras only: {out / LISTING}")
+
+
 def score(
     trajectories: Path,
     out: Path,
@@ -295,6 +315,7 @@ def demo(seed: int = 0, run: Path = Path("runs/demo"), recipe: str = "default") 
 
 VERBS = {
     "world": world,
+    "strip": strip,
     "score": score,
     "train": train,
     "evaluate": evaluate,

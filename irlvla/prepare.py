@@ -133,7 +133,7 @@ def scene_store(
 
 
 def prepared_with_moments(now: Scene, previous: Scene | None, sensors: SensorConfig) -> Prepared:
-    """All that a store keeps of one scene.
+    """All that a store keeps of one scene; of one without annotations pictures, ego status and the human's plan.
 
     Args:
         now: the scene.
@@ -143,14 +143,16 @@ def prepared_with_moments(now: Scene, previous: Scene | None, sensors: SensorCon
     Raises:
         ValueError: a picture is missing, or the scene cannot be prepared for scoring.
     """
-    scene = prepared_scene(now)
-    moment = Moment(features=feature.features(now, sensors), human=feature.human_poses(now), targets=feature.targets(now, scene))
+    scene = None if now.objects is None else prepared_scene(now)
+    targets = None if scene is None else feature.targets(now, scene)
+    moment = Moment(features=feature.features(now, sensors), human=feature.human_poses(now), targets=targets)
     earlier = None
     if previous is not None:
-        targets = feature.targets(now, scene, frame=HISTORY - 2)
+        targets = None if scene is None else feature.targets(now, scene, frame=HISTORY - 2)
         earlier = Moment(features=feature.features(previous, sensors), human=feature.human_poses(previous), targets=targets)
     first = {camera.name: camera.path for camera in now.cameras[HISTORY - 1]} if now.cameras else {}
-    return Prepared(prepared=scene, now=moment, previous=earlier, picture=first[sensors.cameras[0]] if sensors.cameras else "")
+    picture = first[sensors.cameras[0]] if sensors.cameras else ""
+    return Prepared(log_name=now.log_name, prepared=scene, now=moment, previous=earlier, picture=picture)
 
 
 def print_failures(opened: Store) -> None:

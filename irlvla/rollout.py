@@ -1,6 +1,5 @@
 """Policy -> proposals -> sub-scores -> reward: what training and evaluation both ask of a policy."""
 
-from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from irlvla import run
 from irlvla.data.store import Indices, Store
+from irlvla.halves import log_halves
 from irlvla.model.diffusion import Exploration, exploration_log_prob, exploration_noise
 from irlvla.model.policy import EgoMlp, Memory, Policy, PolicyConfig
 from irlvla.model.reward_world_model import RewardWorldModel, RewardWorldModelConfig
@@ -22,6 +22,9 @@ from irlvla.score.states import reference_poses
 from irlvla.types import SUB_SCORE_NAMES, SubScores
 from irlvla.vehicle import simulated
 
+LOGS = ("unjudged", "annotated", "judged", "all")
+"""Which training logs: those whose labels a reward world model has not seen (with logs without annotations among them just those), the
+annotated ones, those whose labels it has seen, all."""
 THREADS = 2
 """Threads that score scenes side by side; the kernels release the lock."""
 
@@ -269,18 +272,33 @@ def _picked(model: RewardWorldModel, cache: SceneCache, poses: np.ndarray, earli
     return np.concatenate(chosen)
 
 
-def log_halves(log_names: Sequence[str], seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
-    """Scenes of half A (reward world model) and half B (PPO): logs are shuffled once and cut in two."""
-    names = np.array(sorted(set(log_names)))
-    np.random.default_rng(seed + 77).shuffle(names)
-    first = set(names[: len(names) // 2])
-    inside = np.array([name in first for name in log_names])
-    return np.flatnonzero(inside), np.flatnonzero(~inside)
+def labelled_scenes(store: Store, seed: int) -> Int[np.ndarray, "scenes"]:
+    """Scenes whose exact scores a reward world model learns from: half A of the logs; all annotated ones where some are not."""
+    return log_halves(store.log_names, seed)[0] if store.annotated.all() else np.flatnonzero(store.annotated)
 
 
-def unjudged(reward: Path | str, log_names: Sequence[str]) -> np.ndarray:
-    """Scenes of half B as the checkpoint of a reward world model was trained: it has seen labels of none of their logs."""
-    return log_halves(log_names, run.load(reward).config["training"]["seed"])[1]
+def chosen_scenes(logs: str, reward: Path | str, store: Store) -> Int[np.ndarray, "scenes"]:
+    """Scenes of some of a training store's logs.
+
+    Args:
+        logs: one of LOGS.
+        reward: the checkpoint of a reward world model, which knows the labels it has seen ("unjudged" and "judged").
+        store: training scenes.
+
+    Raises:
+        ValueError: there are no such scenes, or no such name.
+    """
+    if logs not in LOGS:
+        raise ValueError(f"unknown logs {logs!r}: {', '.join(LOGS)}")
+    rows = np.arange(len(store))
+    if logs == "annotated":
+        rows = np.flatnonzero(store.annotated)
+    elif logs != "all":
+        seen = labelled_scenes(store, run.load(reward).config["training"]["seed"])
+        rows = seen if logs == "judged" else np.setdiff1d(rows, seen)
+    if not len(rows):
+        raise ValueError(f"none of {len(store)} training scenes is of {logs} logs")
+    return rows
 
 
 def _batches(count: int, batch: int) -> list[np.ndarray]:

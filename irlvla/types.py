@@ -107,6 +107,9 @@ class Scene:
     Frame arrays run over history + future; `now` = HISTORY - 1 is the current frame's index. `lane_map` is shared by
     all scenes of a city (`irlvla.data.maps`, `irlvla.lanes.LaneMap`). `previous` is the frame before the window (0.5 s before
     its first frame), given only if the log has one; it lets the plan of 0.5 s ago see a full history.
+
+    A scene without annotations, of a log that holds cameras only, has None for objects, traffic lights and lane map, an empty
+    map name and no roadblocks.
     """
 
     token: str
@@ -119,8 +122,8 @@ class Scene:
     ego_accelerations: Float[np.ndarray, "frames 2"]
     commands: Int[np.ndarray, "frames 4"]
     roadblock_ids: tuple[str, ...]
-    objects: tuple[Objects, ...]
-    traffic_lights: tuple[tuple[tuple[str, bool], ...], ...]
+    objects: tuple[Objects, ...] | None
+    traffic_lights: tuple[tuple[tuple[str, bool], ...], ...] | None
     cameras: tuple[tuple[Camera, ...], ...]
     previous_token: str | None
     lane_map: Any
@@ -131,7 +134,10 @@ class Scene:
             raise ValueError(f"scene {self.token}: {frames} frames, {HISTORY} of history are needed")
         if self.frame_tokens[HISTORY - 1] != self.token:
             raise ValueError(f"scene {self.token}: the current frame is {self.frame_tokens[HISTORY - 1]}")
-        if not len(self.frame_tokens) == len(self.objects) == len(self.traffic_lights) == frames:
+        if (self.objects is None) != (self.traffic_lights is None):
+            lacking = "objects" if self.objects is None else "traffic lights"
+            raise ValueError(f"scene {self.token}: {lacking} are missing; a scene without annotations has neither objects nor lights")
+        if any(values is not None and len(values) != frames for values in (self.frame_tokens, self.objects, self.traffic_lights)):
             raise ValueError(f"scene {self.token}: frames, objects and traffic lights differ in number")
         _check_finite(f"scene {self.token}", "ego_poses", self.ego_poses)
         _check_finite(f"scene {self.token}", "ego_velocities", self.ego_velocities)

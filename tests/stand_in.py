@@ -31,6 +31,7 @@ class MemoryStore(Store):
         self.tokens = tuple(f"scene{index:03d}" for index in range(scenes))
         self.log_names = tuple(f"log{index // scenes_a_log:03d}" for index in range(scenes))
         self.has_previous = np.arange(scenes) % 3 != 2
+        self.annotated = np.ones(scenes, bool)
         self.speed = random.uniform(4.0, 9.0, scenes)
         self.red = random.random(scenes) < 0.5
         self.calls = 0

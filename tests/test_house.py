@@ -14,9 +14,9 @@ SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROOMS_OF_FLOORS = (
     "types geometry vehicle lanes definitions origin files",
     "run baselines intervals data world score model",
-    "__init__ acceptance compare doctor evaluate inventory learned machine make_world navsim_agent prepare recipes rollout scene_cache "
-    "nearest_reward reward_models reward_quality run_data score_parts score_summary score_table selection shifted submit train "
-    "trajectory_file workers",
+    "__init__ acceptance camera_only compare doctor evaluate halves inventory learned machine make_world navsim_agent prepare recipes rollout "
+    "scene_cache nearest_reward reward_models reward_quality run_data score_parts score_summary score_table selection shifted submit "
+    "train trajectory_file workers",
     "viewer",
     "assess demo reward_benchmark cli",
 )

@@ -7,21 +7,22 @@ import pytest
 import torch
 
 from irlvla import run
+from irlvla.halves import log_halves
 from irlvla.model.diffusion import ExplorationConfig, exploration_of
 from irlvla.model.reward_world_model import RewardWorldModel, RewardWorldModelConfig
 from irlvla.rollout import (
+    LOGS,
     anchor_log_probs,
     cached_plans,
     chain_log_probs,
+    chosen_scenes,
     exact_sub_scores,
-    log_halves,
     plans,
     predicted_sub_scores,
     proposals,
     sampled_chains,
     selected,
     two_frame_comfort,
-    unjudged,
 )
 from irlvla.scene_cache import remembered, scene_cache
 from irlvla.score.epdms import epdms, sub_scores
@@ -183,6 +184,28 @@ def test_halves_share_no_log_and_together_are_everything():
 
 
 def test_what_a_reward_world_model_has_not_seen_is_told_by_its_own_seed(tmp_path):
-    names = [f"log{index}" for index in range(12)]
-    run.save(tmp_path / "checkpoint", {}, {"training": {"seed": 3}}, {}, {})
-    assert unjudged(tmp_path / "checkpoint", names).tolist() == log_halves(names, 3)[1].tolist()
+    store, judge = MemoryStore(12, scenes_a_log=1), tmp_path / "checkpoint"
+    run.save(judge, {}, {"training": {"seed": 3}}, {}, {})
+    first, second = log_halves(store.log_names, 3)
+    assert {logs: chosen_scenes(logs, judge, store).tolist() for logs in LOGS} == {
+        "unjudged": second.tolist(), "annotated": list(range(12)), "judged": first.tolist(), "all": list(range(12)),
+    }  # fmt: skip
+
+
+def test_with_logs_without_annotations_all_others_are_judged_and_just_those_are_not(tmp_path):
+    store, judge = MemoryStore(12, scenes_a_log=1), tmp_path / "checkpoint"
+    run.save(judge, {}, {"training": {"seed": 3}}, {}, {})
+    store.annotated = np.arange(12) % 4 != 0
+    known = np.flatnonzero(store.annotated).tolist()
+    assert {logs: chosen_scenes(logs, judge, store).tolist() for logs in LOGS} == {
+        "unjudged": [0, 4, 8], "annotated": known, "judged": known, "all": list(range(12)),
+    }  # fmt: skip
+
+
+def test_logs_of_no_name_and_none_of_a_kind_are_errors(tmp_path):
+    store = MemoryStore(3)
+    with pytest.raises(ValueError, match="unknown logs 'some'"):
+        chosen_scenes("some", tmp_path, store)
+    store.annotated = np.zeros(3, bool)
+    with pytest.raises(ValueError, match="none of 3 training scenes is of annotated logs"):
+        chosen_scenes("annotated", tmp_path, store)

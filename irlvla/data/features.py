@@ -154,7 +154,12 @@ def targets(scene: Scene, prepared: PreparedScene, frame: int = HISTORY - 1) -> 
 
     Returns:
         0 or 1 at the cells' centres, channels as in TARGET_NAMES.
+
+    Raises:
+        ValueError: the scene has no annotations.
     """
+    if scene.objects is None:
+        raise ValueError(f"scene {scene.token} has no annotations (cameras only): targets need boxes, traffic lights, route and map")
     ego = np.ascontiguousarray(scene.ego_poses[frame], dtype=np.float64)
     grid = np.zeros((len(TARGET_NAMES), GRID_CELLS, GRID_CELLS), dtype=np.uint8)
     layers = np.asarray(prepared.map_layers)

@@ -23,23 +23,28 @@ FASTEST = 1e4
 """No speed or acceleration is larger, m/s and m/s2."""
 LARGEST = 1e3
 """No box is longer or wider, m."""
+ANNOTATION_KEYS = ("anns", "traffic_lights", "roadblock_ids", "map_location")
+"""What is None in a frame of a log that holds cameras only; all of them are there, and none of them has a value."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Frame:
-    """One 2 Hz frame of a log, converted once and shared by all windows that hold it."""
+    """One 2 Hz frame of a log, converted once and shared by all windows that hold it.
+
+    Without annotations it has no lights and objects (None), an empty map name and no roadblocks.
+    """
 
     token: str
     log_name: str
     time_us: int
     map_name: str
     roadblock_ids: tuple[str, ...]
-    traffic_lights: tuple[tuple[str, bool], ...]
+    traffic_lights: tuple[tuple[str, bool], ...] | None
     ego_pose: Float[np.ndarray, "3"]
     velocity: Float[np.ndarray, "2"]
     acceleration: Float[np.ndarray, "2"]
     command: np.ndarray
-    objects: Objects
+    objects: Objects | None
     cameras: tuple[Camera, ...]
 
 
@@ -58,7 +63,8 @@ def frame(values: dict, blobs: Path) -> Frame:
     if "lidar2ego_rotation" in values:
         ego_from_lidar[:3, :3] = _turn(values, "lidar2ego_rotation")
         ego_from_lidar[:3, 3] = numbers(values, "lidar2ego_translation", (3,), FARTHEST)
-    place = text(values, "map_location")
+    is_annotated = not is_camera_only(values)
+    place = text(values, "map_location") if is_annotated else ""
     x, y = numbers(values, "ego2global_translation", (3,), FARTHEST)[:2]
     command = numbers(values, "driving_command", (4,), 1.0)
     if not np.isin(command, (0, 1)).all():
@@ -70,14 +76,22 @@ def frame(values: dict, blobs: Path) -> Frame:
         time_us=_time(values),
         map_name=ALIASES.get(place, place),
         roadblock_ids=route(values),
-        traffic_lights=_lights(values),
+        traffic_lights=_lights(values) if is_annotated else None,
         ego_pose=np.array([x, y, yaw(_quaternion(values, "ego2global_rotation"))]),
         velocity=dynamic[:2],
         acceleration=dynamic[2:4],
         command=command.astype(np.int64),
-        objects=_objects(_mapping(values, "anns")),
+        objects=_objects(_mapping(values, "anns")) if is_annotated else None,
         cameras=tuple(_camera(name, _mapping(cameras, name), blobs, ego_from_lidar) for name in CAMERA_NAMES if name in cameras),
     )
+
+
+def is_camera_only(values: dict) -> bool:
+    """Whether a frame says that it has no annotations: every one of ANNOTATION_KEYS is there and None.
+
+    A frame that lacks a key, or has None for some of them only, is a damaged one.
+    """
+    return all(key in values and values[key] is None for key in ANNOTATION_KEYS)
 
 
 def route(values: dict) -> tuple[str, ...]:

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
-from irlvla.data.frames import Frame, frame, route, text
+from irlvla.data.frames import Frame, frame, is_camera_only, route, text
 from irlvla.data.maps import Maps
 from irlvla.data.pickles import BAD_PICKLE, unpickled
 from irlvla.files import short
@@ -169,13 +169,16 @@ def _chosen_paths(logs: str | Path, split: str | None, log_names: Iterable[str] 
 
 
 def windows(frames: list[dict[str, Any]], chosen: SceneFilter) -> list[int]:
-    """Places of the current frames of the windows that pass the filter, in a log's frames."""
+    """Places of the current frames of the windows that pass the filter, in a log's frames.
+
+    Frames without annotations have no route: they pass a filter that asks for one if it names their tokens.
+    """
     length = chosen.num_history_frames + chosen.num_future_frames
     wanted = None if chosen.tokens is None else set(chosen.tokens)
     places = []
     for start in range(0, len(frames) - length + 1, chosen.frame_interval or length):
         place = start + HISTORY - 1
-        if chosen.has_route and not route(frames[place]):
+        if chosen.has_route and not route(frames[place]) and (wanted is None or not is_camera_only(frames[place])):
             continue
         if wanted is None or str(frames[place]["token"]) in wanted:
             places.append(place)
@@ -223,22 +226,26 @@ def _scene(path: Path, values: list, known: dict[int, Frame], blobs: Path, first
                 f"log {path}: frame {place + 1} ({after.token}) is {(after.time_us - before.time_us) / 1e6} s after the one before"
             )
     now = frames[HISTORY - 1]
+    # One frame of the window without annotations, and the scene has none: it could not be prepared anyway.
+    objects = tuple(frame.objects for frame in frames if frame.objects is not None)
+    lights = tuple(frame.traffic_lights for frame in frames if frame.traffic_lights is not None)
+    is_annotated = len(objects) == len(frames)
     return Scene(
         token=now.token,
         log_name=now.log_name,
-        map_name=now.map_name,
+        map_name=now.map_name if is_annotated else "",
         frame_tokens=tuple(frame.token for frame in frames),
         time_us=np.array([frame.time_us for frame in frames], dtype=np.int64),
         ego_poses=np.stack([frame.ego_pose for frame in frames]),
         ego_velocities=np.stack([frame.velocity for frame in frames]),
         ego_accelerations=np.stack([frame.acceleration for frame in frames]),
         commands=np.stack([frame.command for frame in frames]),
-        roadblock_ids=now.roadblock_ids,
-        objects=tuple(frame.objects for frame in frames),
-        traffic_lights=tuple(frame.traffic_lights for frame in frames),
+        roadblock_ids=now.roadblock_ids if is_annotated else (),
+        objects=objects if is_annotated else None,
+        traffic_lights=lights if is_annotated else None,
         cameras=tuple(frame.cameras for frame in frames[:HISTORY]),
         previous_token=str(values[first + HISTORY - 2]["token"]) if first > 0 else None,
-        lane_map=maps[now.map_name],
+        lane_map=maps[now.map_name] if is_annotated else None,
     )
 
 

@@ -64,18 +64,20 @@ _SHAPE_LENGTH = sum(axes for _, axes in _FIELDS.values())
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """What a scene's current or previous moment gives a learner."""
+    """What a scene's current or previous moment gives a learner; no targets without annotations."""
 
     features: Features
     human: Float[np.ndarray, "8 3"]
-    targets: UInt8[np.ndarray, "4 32 32"]
+    targets: UInt8[np.ndarray, "4 32 32"] | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
     """All that a store keeps of one scene. `picture` is the path of its first camera's picture, empty without cameras."""
 
-    prepared: PreparedScene
+    log_name: str
+    prepared: PreparedScene | None
+    """None without annotations."""
     now: Moment
     previous: Moment | None
     picture: str
@@ -108,6 +110,7 @@ class Store:
         self.log_names: tuple[str, ...] = tuple(scene["log_name"] for scene in about)
         self.pictures: tuple[str, ...] = tuple(scene["picture"] for scene in about)
         self._map_names = tuple(scene["map_name"] for scene in about)
+        self.annotated: Bool[np.ndarray, "scenes"] = np.array([scene.get("annotated", True) for scene in about], dtype=bool)
         self._rows = rows
         shapes = _shapes(len(header["tokens"]), 0, SensorConfig())
         self._arrays = {name: _opened(self.folder / f"{name}.npy", shape, kind) for name, (shape, kind) in shapes.items()}
@@ -160,7 +163,12 @@ class Store:
         return self._arrays["human"][rows, moment]
 
     def targets(self, indices: Indices, previous: bool = False) -> UInt8[np.ndarray, "batch 4 32 32"]:
-        """Bird's-eye grids of 0 and 1, see `irlvla.data.features.targets`."""
+        """Bird's-eye grids of 0 and 1, see `irlvla.data.features.targets`.
+
+        Raises:
+            ValueError: a scene has no annotations, or no previous moment.
+        """
+        self._check_annotated(indices)
         rows, moment = self._rows_of(indices, previous)
         return self._arrays["targets"][rows, moment]
 
@@ -168,8 +176,9 @@ class Store:
         """One scene ready to score, in arrays of its own.
 
         Raises:
-            ValueError: the scene's record is not what was written.
+            ValueError: the scene has no annotations, or its record is not what was written.
         """
+        self._check_annotated([index])
         row, token = self._rows[index], self.tokens[index]
         shard, start, end, check = self._arrays["record"][row].tolist()
         shape = np.array(self._arrays["record_shape"][row])
@@ -180,6 +189,12 @@ class Store:
         if _check(record, shape) != check:
             raise ValueError(f"scene {token}: {path} or record.npy is missing or damaged, prepare the store again")
         return _unpacked(record, shape, token, self.log_names[index], self._map_names[index])
+
+    def _check_annotated(self, indices: Indices) -> None:
+        bare = [index for index in np.asarray(indices, dtype=np.int64) if not self.annotated[index]]
+        if bare:
+            name = f"scene {self.tokens[bare[0]]} of log {self.log_names[bare[0]]}"
+            raise ValueError(f"{name} has no annotations (cameras only): boxes, traffic lights, route and map are missing")
 
     def _rows_of(self, indices: Indices, previous: bool) -> tuple[np.ndarray, int]:
         indices = np.asarray(indices, dtype=np.int64)
@@ -203,10 +218,11 @@ def read_header(folder: Path | str) -> dict[str, Any] | None:
     return header if all(isinstance(value, str) for value in strings) else None
 
 
-def _about(folder: Path, scenes: dict[str, Any], token: str) -> dict[str, str]:
-    """Log, map and picture of a scene that did not fail."""
+def _about(folder: Path, scenes: dict[str, Any], token: str) -> dict[str, Any]:
+    """Log, map and picture of a scene that did not fail; `annotated` is False if it has no annotations, else not there."""
     about = scenes.get(token)
-    if not isinstance(about, dict) or not all(isinstance(about.get(name), str) for name in ("log_name", "map_name", "picture")):
+    is_whole = isinstance(about, dict) and all(isinstance(about.get(name), str) for name in ("log_name", "map_name", "picture"))
+    if not is_whole or not isinstance(about.get("annotated", True), bool):
         raise ValueError(f"{folder}: store.json says nothing of scene {short(token)}")
     return about
 
@@ -282,12 +298,16 @@ def write_shard(folder: Path, shard: int, scenes: Iterable[tuple[int | str, Prep
             if isinstance(scene, str):
                 failed[row] = scene
                 continue
-            record, shape = packed(scene.prepared)
-            stream.write(record)
-            arrays["record"][row] = shard, position, position + len(record), _check(record, shape)
-            arrays["record_shape"][row] = shape
-            position += len(record)
-            written[row] = {"log_name": scene.prepared.log_name, "map_name": scene.prepared.map_name, "picture": scene.picture}
+            written[row] = {"log_name": scene.log_name, "map_name": "", "picture": scene.picture}
+            if scene.prepared is None:
+                written[row]["annotated"] = False
+            else:
+                record, shape = packed(scene.prepared)
+                stream.write(record)
+                arrays["record"][row] = shard, position, position + len(record), _check(record, shape)
+                arrays["record_shape"][row] = shape
+                position += len(record)
+                written[row]["map_name"] = scene.prepared.map_name
             arrays["has_previous"][row] = scene.previous is not None
             for index, moment in enumerate((scene.now, scene.previous)):
                 if moment is None:
@@ -296,7 +316,8 @@ def write_shard(folder: Path, shard: int, scenes: Iterable[tuple[int | str, Prep
                 arrays["ego_history"][row, index] = moment.features.ego_history
                 arrays["command"][row, index] = moment.features.command
                 arrays["human"][row, index] = moment.human
-                arrays["targets"][row, index] = moment.targets
+                if moment.targets is not None:
+                    arrays["targets"][row, index] = moment.targets
     for array in arrays.values():
         array.flush()
     _write_json(folder / f"shard-{shard:04d}.json", {"failed": failed, "scenes": written})

@@ -46,8 +46,13 @@ def prepared(scene: Scene) -> PreparedScene:
         scene: With at least 8 future frames and a route.
 
     Raises:
-        ValueError: Too few future frames, no route, or a route that the map does not hold; the message names the scene.
+        ValueError: Too few future frames, no annotations, no route, or a route that the map does not hold; the message names the
+            scene.
     """
+    if scene.objects is None or scene.traffic_lights is None:
+        raise ValueError(
+            f"scene {scene.token} of log {scene.log_name} has no annotations (cameras only): boxes, traffic lights, route and map are missing"
+        )
     if len(scene.time_us) < HISTORY + POSES:
         raise ValueError(f"scene {scene.token}: {len(scene.time_us) - HISTORY} future frames, {POSES} are needed")
     try:

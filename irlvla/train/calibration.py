@@ -12,10 +12,11 @@ from torch import Tensor
 
 from irlvla.acceptance import acceptance, calibration_error, enrichment
 from irlvla.data.store import Store
+from irlvla.halves import log_halves
 from irlvla.model.diffusion import Exploration
 from irlvla.model.policy import Policy
 from irlvla.model.reward_world_model import HEADS, RewardWorldModel, expected, head_loss, lowered, mixed
-from irlvla.rollout import exact_sub_scores, log_halves, predicted_sub_scores, proposals
+from irlvla.rollout import exact_sub_scores, predicted_sub_scores, proposals
 from irlvla.scene_cache import SceneCache, inputs, scene_cache
 from irlvla.score.epdms import epdms
 from irlvla.types import SUB_SCORE_NAMES, SubScores

@@ -18,12 +18,12 @@ from irlvla.model.policy import Policy, planner_parameters
 from irlvla.rollout import (
     cached_plans,
     chosen_device,
+    chosen_scenes,
     load_policy,
     load_reward_world_model,
     predicted_sub_scores,
     proposals,
     two_frame_comfort,
-    unjudged,
 )
 from irlvla.scene_cache import StageCaches, remembered, rows_of, stage_caches
 from irlvla.score.epdms import epdms
@@ -70,7 +70,7 @@ def fit(
     policy = load_policy(imitation, chosen_device())
     average = copy.deepcopy(policy).requires_grad_(False)
     caches = stage_caches(policy, store_train, store_val, cache_folder)
-    half = unjudged(reward, store_train.log_names) if config.target == "best_of_g" else np.arange(len(store_train))
+    half = chosen_scenes("unjudged", reward, store_train) if config.target == "best_of_g" else np.arange(len(store_train))
     wanted = caches.train.human[half] if config.target == "human" else _best_of_group(config, policy, reward, caches, half)
     optimiser = torch.optim.AdamW(planner_parameters(policy), lr=config.rate, weight_decay=config.weight_decay)
     modules = {"policy": policy, "average": average}

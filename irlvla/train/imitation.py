@@ -1,5 +1,5 @@
-"""Stage 1: imitation. First the whole policy learns the human's plan, and a bird's-eye view from the log's annotations; then
-the vision part is frozen, its scene tokens are kept, and the planner learns on alone, many times faster.
+"""Stage 1: imitation. First the whole policy learns the human's plan, and a bird's-eye view from the log's annotations, where it
+has any; then the vision part is frozen, its scene tokens are kept, and the planner learns on alone, many times faster.
 
 Before both, a small network learns a plan from ego status alone (`EgoMlp`), which the planner gets as a hint: what needs
 no looking is learned where it is cheap. `fit` trains the policy, and with `PolicyConfig(vision=None)` the control without a
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from irlvla import run
 from irlvla.data.store import Store
-from irlvla.model.bev import SceneTokens, ahead_loss, map_loss
+from irlvla.model.bev import SceneTokens, Seen, ahead_loss, map_loss
 from irlvla.model.diffusion import k_means, noisy, normaliser_of
 from irlvla.model.policy import Memory, Policy, PolicyConfig, planner_loss, planner_parameters
 from irlvla.rollout import chosen_device
@@ -184,10 +184,20 @@ def _whole_loss(
     gain = 1 + config.colour * (torch.randn(batch, 1, generator=generator) + 0.5 * torch.randn(batch, 3, generator=generator))
     bias = config.colour * torch.randn(batch, 1, generator=generator).expand(-1, 3)
     seen = policy.see(_shifted(images, config.shift, generator).to(device), gain.to(device), bias.to(device))
-    maps = maps.to(device)
-    drawn, ahead = map_loss(seen.scene.grid, maps, config.map_positive), ahead_loss(seen.ahead, maps)
+    drawn, ahead = _birds_eye_losses(config, seen, maps.to(device), store.annotated[data.pairs[rows, 0]])
     loss, parts = _planner_loss(policy, seen.scene, data, rows, generator)
     return loss + config.map_weight * drawn + config.ahead_weight * ahead, {**parts, "maps": drawn.detach(), "ahead": ahead.detach()}
+
+
+def _birds_eye_losses(config: ImitationConfig, seen: Seen, maps: Tensor, annotated: np.ndarray) -> tuple[Tensor, Tensor]:
+    """What annotations teach: losses of maps and of distances ahead over the annotated moments, 0 where there are none."""
+    grid, ahead = seen.scene.grid, seen.ahead
+    if not annotated.all():
+        known = torch.from_numpy(np.flatnonzero(annotated)).to(maps.device)
+        grid, ahead, maps = grid[known], ahead[known], maps[known]
+    if not len(maps):
+        return grid.sum(), ahead.sum()
+    return map_loss(grid, maps, config.map_positive), ahead_loss(ahead, maps)
 
 
 def _planner_loss(

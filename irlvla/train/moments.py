@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from irlvla.data.features import GRID_CELLS, TARGET_NAMES
 from irlvla.data.store import Store
 from irlvla.scene_cache import ego_inputs
 
@@ -33,18 +34,19 @@ def ego_status(store: Store, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]
 
 
 def pictures(store: Store, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Camera pictures and bird's-eye targets of (scene, previous?) pairs."""
+    """Camera pictures and bird's-eye targets of (scene, previous?) pairs; targets are 0 where a scene has no annotations."""
     images: Tensor | None = None
-    maps: Tensor | None = None
+    maps = torch.zeros(len(pairs), len(TARGET_NAMES), GRID_CELLS, GRID_CELLS)
     for previous in (0, 1):
         rows = np.flatnonzero(pairs[:, 1] == previous)
         if not len(rows):
             continue
         seen = torch.from_numpy(np.ascontiguousarray(store.features(pairs[rows, 0], previous=bool(previous)).images))
-        grids = torch.from_numpy(np.asarray(store.targets(pairs[rows, 0], previous=bool(previous)))).float()
         images = seen.new_zeros(len(pairs), *seen.shape[1:]) if images is None else images
-        maps = grids.new_zeros(len(pairs), *grids.shape[1:]) if maps is None else maps
-        images[rows], maps[rows] = seen, grids
-    if images is None or maps is None:
+        images[rows] = seen
+        known = rows[store.annotated[pairs[rows, 0]]]
+        if len(known):
+            maps[known] = torch.from_numpy(np.asarray(store.targets(pairs[known, 0], previous=bool(previous)))).float()
+    if images is None:
         raise ValueError("no moments to gather pictures of")
     return images, maps

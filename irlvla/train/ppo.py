@@ -20,7 +20,7 @@ from irlvla import run
 from irlvla.data.store import Store
 from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
 from irlvla.model.policy import Policy, planner_parameters
-from irlvla.rollout import Chain, chain_log_probs, chosen_device, load_policy, sampled_chains, unjudged
+from irlvla.rollout import LOGS, Chain, chain_log_probs, chosen_device, load_policy, sampled_chains
 from irlvla.scene_cache import inputs, remembered, stage_caches
 from irlvla.train.advantages import (
     ADVANTAGES,
@@ -35,10 +35,11 @@ from irlvla.train.advantages import (
 from irlvla.train.guards import GuardConfig, Probe, finish, guarded_probe, keep_candidate, not_finite, reason_to_stop
 from irlvla.train.loop import follow, progress, step_generator
 from irlvla.train.refit import RefitConfig, refit
-from irlvla.train.rewards import LEARNED, REWARDS, Judge, Scenes, labels_of, reward_function, rewards_of
+from irlvla.train.rewards import LEARNED, REWARDS, Judge, Scenes, driven_scenes, labels_of, reward_function, rewards_of
 
 KINDS = {
     "reward": REWARDS,
+    "logs": LOGS,
     "advantage": ADVANTAGES,
     "normalisation": NORMALISATIONS,
     "learn": ("both", "confidences", "trajectories"),
@@ -52,8 +53,9 @@ class PpoConfig:
     `advantage` and `normalisation` are those of `irlvla.train.advantages.advantages`, `advantage_scale` is the fixed scale.
     `clip_first`: clip range of the first denoising step, from which it grows to `clip_ratio` at the last (None: the same at all).
     `gate_below`: NC or DAC below this makes an advantage -1 at most; 0 turns that off. `learn`: "both", "confidences" or
-    "trajectories". `reward`: one of `irlvla.train.rewards.REWARDS`; `pessimism`: what its members' spread weighs (None: what it was
-    trained with). `refit_every`: iterations after which the reward world model is refitted on the policy's samples (0: never).
+    "trajectories". `reward`: one of `irlvla.train.rewards.REWARDS`; `logs` to drive in: one of `irlvla.rollout.LOGS`.
+    `pessimism`: what its members' spread weighs (None: what it was trained with). `refit_every`: iterations after which the reward
+    world model is refitted on the policy's samples (0: never).
     `spread_share`: share of an iteration's scenes drawn by their running spread of rewards, the rest evenly. `clone_weight` weighs
     the log-likelihood of the frozen imitation policy's own chains: with little of it safety was bought with progress and comfort on
     val. Exploration is narrower than that of the candidates.
@@ -80,6 +82,7 @@ class PpoConfig:
     kl_weight: float = 0.0
     learn: str = "both"
     reward: str = "model"
+    logs: str = "unjudged"
     pessimism: float | None = None
     refit_every: int = 0
     refit: RefitConfig = field(default_factory=RefitConfig)
@@ -166,7 +169,7 @@ def fit(
         config: the run.
         imitation: the policy's checkpoint to start from.
         reward: the checkpoint of the reward world model: the one that judges, whichever `config.reward` says.
-        store_train: scenes; the half of their logs that the reward world model has not seen is used.
+        store_train: scenes; those of `config.logs` are used.
         store_val: annotated scenes to probe on.
         folder: the stage's folder; gets metrics, a training state, `probes.json`, and `checkpoint`.
         resume: continue a run that was interrupted.
@@ -179,12 +182,12 @@ def fit(
     device = chosen_device()
     frozen = load_policy(imitation, device)
     caches = stage_caches(frozen, store_train, store_val, cache_folder)
-    half = unjudged(reward, store_train.log_names)
+    driven = driven_scenes(config.logs, config.reward, reward, store_train)
     train, val = Scenes(store_train, caches.train, caches.train_before), Scenes(store_val, caches.val, caches.val_before)
     learner = learner_of(config, frozen, train)
     policy, optimisers, average = learner.policy, learner.optimisers, copy.deepcopy(frozen).requires_grad_(False)
     modules = {"policy": policy, "average": average, "critic": learner.critic}
-    spread = torch.full((len(half),), -1.0)
+    spread = torch.full((len(driven),), -1.0)
     values: dict[str, Any] = {"step": 0, "probes": [], "stopped": None}
     if resume and (folder / "state" / "state.json").exists():
         values = run.load_state(folder / "state", modules, optimisers, {})
@@ -203,7 +206,7 @@ def fit(
             while values["step"] < last and values["stopped"] is None:
                 step = values["step"]
                 picked = scene_rows(spread, config.scenes, config.spread_share, step, config.seed)
-                measures, spreads = iteration(learner, judge, half[picked], step_generator(config.seed, step))
+                measures, spreads = iteration(learner, judge, driven[picked], step_generator(config.seed, step))
                 follow_spread(spread, picked, spreads)
                 wrong = not_finite(measures)
                 write(step, **{f"train__{name}": value for name, value in measures.items() if np.isfinite(value)})

@@ -18,7 +18,7 @@ from irlvla.data.store import Store
 from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
 from irlvla.model.policy import Policy
 from irlvla.model.reward_world_model import HEADS, RewardWorldModel
-from irlvla.rollout import exact_sub_scores, load_reward_world_model, log_halves, proposals
+from irlvla.rollout import exact_sub_scores, labelled_scenes, load_reward_world_model, proposals
 from irlvla.scene_cache import SceneCache, inputs, rows_of, scene_cache
 from irlvla.train.calibration import accepted, calibrate, judgement
 from irlvla.train.labels import Labelled, opened
@@ -90,7 +90,7 @@ def refit(
     kept = run.load(reward)
     device = policy.scale.device
     cache = scene_cache(policy, store_train, np.arange(len(store_train)), folder=None if cache_folder is None else cache_folder / "train")
-    half, _ = log_halves(store_train.log_names, kept.config["training"]["seed"])
+    half = labelled_scenes(store_train, kept.config["training"]["seed"])
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     if not resume:
         (folder / "fresh.npz").unlink(missing_ok=True)

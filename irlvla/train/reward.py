@@ -1,7 +1,7 @@
 """Stage 2: the reward world model learns the exact scorer's sub-scores from what the policy sees.
 
-It learns from half A of the training logs (`irlvla.rollout.log_halves`), so that on half B, where PPO runs, its reward is
-no memory of labels.
+It learns from half A of the training logs (`irlvla.halves.log_halves`), so that on half B, where PPO runs, its reward is
+no memory of labels. Where some of the logs hold cameras only, it learns from all the others.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from irlvla import run
 from irlvla.data.store import Store
 from irlvla.model.diffusion import ExplorationConfig, exploration_of
 from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, reward_loss
-from irlvla.rollout import chosen_device, load_policy, log_halves
+from irlvla.rollout import chosen_device, labelled_scenes, load_policy
 from irlvla.scene_cache import SceneCache, inputs, scene_cache
 from irlvla.train import labels
 from irlvla.train.calibration import accepted, calibrate, cost_text, judgement
@@ -59,7 +59,7 @@ def fit(
     Args:
         config: the run.
         imitation: the policy's checkpoint, whose vision part stays frozen and whose plans are candidates.
-        store_train: scenes; half A of their logs is used.
+        store_train: scenes; half A of their logs is used, or all annotated ones where some are not.
         store_val: scenes to calibrate on and to report.
         folder: the stage's folder; gets metrics, labels, a training state, `acceptance.json` and `checkpoint`.
         resume: continue a run that was interrupted.
@@ -72,7 +72,7 @@ def fit(
     folder = Path(folder)
     policy = load_policy(imitation, chosen_device())
     cache = scene_cache(policy, store_train, np.arange(len(store_train)), folder=None if cache_folder is None else cache_folder / "train")
-    half, _ = log_halves(store_train.log_names, config.seed)
+    half = labelled_scenes(store_train, config.seed)
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     words_folder = (folder if cache_folder is None else cache_folder) / "vocabularies"
     labelled = labels.labelled(

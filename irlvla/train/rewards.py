@@ -6,20 +6,20 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from irlvla.data.store import Store
 from irlvla.model.policy import Policy
 from irlvla.nearest_reward import ScoredVocabulary, kept_vocabulary, nearest_sub_scores
-from irlvla.rollout import Comfort, exact_sub_scores, load_reward_world_model, predicted_sub_scores, two_frame_comfort
+from irlvla.rollout import Comfort, chosen_scenes, exact_sub_scores, load_reward_world_model, predicted_sub_scores, two_frame_comfort
 from irlvla.scene_cache import SceneCache, remembered
 from irlvla.score.epdms import epdms
 from irlvla.types import SUB_SCORE_NAMES, SubScores
 
-REWARDS = ("model", "exact", "nearest", "no_camera")
+REWARDS = ("model", "exact", "nearest", "no_camera", "exact_or_model")
 """The reward world model; the exact scorer, which needs annotations; the labels of the nearest scored plans of similar scenes; the
-reward world model without pictures."""
+reward world model without pictures; the exact scorer where a scene is annotated, the reward world model where it is not."""
 LEARNED = ("model", "no_camera")
 """Rewards that a reward world model gives."""
 JUDGES = {"no_camera": "reward_no_camera"}
@@ -73,10 +73,35 @@ def reward_function(kind: str, checkpoint: Path | str, train: Scenes, device: to
     if pessimism is not None:
         model.config = replace(model.config, pessimism=pessimism)
 
+    def exact_or_predicted(scenes: Scenes, rows: np.ndarray, poses: Tensor, prev_poses: np.ndarray | None) -> SubScores:
+        return _mixed(scenes.store.annotated[rows], _exact, predicted, scenes, rows, poses, prev_poses)
+
     def predicted(scenes: Scenes, rows: np.ndarray, poses: Tensor, prev_poses: np.ndarray | None) -> SubScores:
         return predicted_sub_scores(model, scenes.now, rows, poses, _comfort(scenes, rows, poses, prev_poses))
 
-    return predicted
+    return exact_or_predicted if kind == "exact_or_model" else predicted
+
+
+def driven_scenes(logs: str, kind: str, checkpoint: Path | str, store: Store) -> Int[np.ndarray, "scenes"]:
+    """Scenes that a policy drives in and is rewarded for.
+
+    Args:
+        logs: which of the training logs, one of `irlvla.rollout.LOGS`.
+        kind: of the reward, one of REWARDS.
+        checkpoint: of the reward world model, which knows whose labels it has seen.
+        store: training scenes.
+
+    Raises:
+        ValueError: there are no such scenes, or some that the reward needs annotations of have none.
+    """
+    rows = chosen_scenes(logs, checkpoint, store)
+    bare = int((~store.annotated[rows]).sum())
+    if kind == "exact" and bare:
+        raise ValueError(
+            f"reward 'exact' needs annotations, and {bare} of {len(rows)} scenes of {logs} logs have none (cameras only): "
+            "take logs 'annotated', or reward 'model' or 'exact_or_model'"
+        )
+    return rows
 
 
 def labels_of(checkpoint: Path | str) -> Path:
@@ -122,6 +147,27 @@ def _exact(scenes: Scenes, rows: np.ndarray, poses: Tensor, prev_poses: np.ndarr
     repeated = None if prev_poses is None else np.repeat(prev_poses[:, None], poses.shape[1], axis=1)
     measured = exact_sub_scores(scenes.store, rows, _metres(poses), repeated)
     return as_tensors(measured, poses.device)
+
+
+def _mixed(
+    first: Bool[np.ndarray, "scenes"],
+    judge: Judge,
+    other: Judge,
+    scenes: Scenes,
+    rows: np.ndarray,
+    poses: Tensor,
+    prev_poses: np.ndarray | None,
+) -> SubScores:
+    """Sub-scores of some scenes by one judge, of the others by another."""
+    values = {name: poses.new_zeros(poses.shape[:2], dtype=torch.float32) for name in (*SUB_SCORE_NAMES, "ec_defined")}
+    for part, asked in ((np.flatnonzero(first), judge), (np.flatnonzero(~first), other)):
+        if not len(part):
+            continue
+        places = torch.from_numpy(part).to(poses.device)
+        scores = asked(scenes, rows[part], poses[places], None if prev_poses is None else prev_poses[part])
+        for name, whole in values.items():
+            whole[places] = getattr(scores, name).to(whole)
+    return SubScores(**values)
 
 
 def _nearest(table: ScoredVocabulary, scenes: Scenes, rows: np.ndarray, poses: Tensor, prev_poses: np.ndarray | None) -> SubScores:

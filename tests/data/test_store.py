@@ -23,7 +23,7 @@ def moment(value):
 
 
 def whole(scene, now, previous):
-    return Prepared(prepared=scene, now=now, previous=previous, picture="f.jpg")
+    return Prepared(log_name=scene.log_name, prepared=scene, now=now, previous=previous, picture="f.jpg")
 
 
 def written(folder, finish=True, sensors=SENSORS):

@@ -8,9 +8,10 @@ import pytest
 import torch
 
 from irlvla import run
+from irlvla.halves import log_halves
 from irlvla.model.reward_world_model import HEADS, RewardWorldModelConfig
 from irlvla.recipes import fit_stage, recipe_of, without_camera
-from irlvla.rollout import load_policy, load_reward_world_model, log_halves, unjudged
+from irlvla.rollout import chosen_scenes, load_policy, load_reward_world_model
 from irlvla.train import imitation, refit, reward
 from irlvla.train.calibration import doubt
 from irlvla.train.candidates import CandidatesConfig
@@ -124,7 +125,7 @@ def test_a_refit_learns_from_fresh_samples_of_half_a_and_still_knows_which_half_
         assert fresh["rows"].tolist() == first.tolist() and fresh["poses"].shape == (len(first), 6, 8, 3)
     old, new = load_reward_world_model(model), load_reward_world_model(checkpoint)
     assert new.config == old.config and not torch.equal(new.ego.layers[0].weight, old.ego.layers[0].weight)
-    assert unjudged(checkpoint, store.log_names).tolist() == unjudged(model, store.log_names).tolist()
+    assert chosen_scenes("unjudged", checkpoint, store).tolist() == chosen_scenes("unjudged", model, store).tolist()
     assert {"gap", "enrichment", "held_out"} <= set(report(tmp_path)["after"])
     again = refitted((*stages[:4], checkpoint), tmp_path / "second", dataclasses.replace(REFIT, scenes=4, seed=1))
     with np.load(tmp_path / "second" / "fresh.npz") as fresh:

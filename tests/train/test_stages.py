@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from irlvla import run
+from irlvla.halves import log_halves
 from irlvla.model.diffusion import ExplorationConfig, exploration_of
 from irlvla.model.policy import planner_parameters
 from irlvla.model.reward_world_model import RewardWorldModelConfig
@@ -14,7 +15,6 @@ from irlvla.rollout import (
     chain_log_probs,
     load_policy,
     load_reward_world_model,
-    log_halves,
     sampled_chains,
     selected,
 )
