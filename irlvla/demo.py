@@ -5,7 +5,6 @@ import json
 import multiprocessing
 import os
 import shutil
-import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
@@ -22,6 +21,7 @@ from irlvla.make_world import make_world
 from irlvla.prepare import prepare, print_failures
 from irlvla.recipes import Recipe, cache_tokens, fit_stage, keep_recipe
 from irlvla.run import write_json
+from irlvla.workers import leave_with
 
 SPLITS = ("train", "val", "test")
 LEARNING = {
@@ -124,16 +124,10 @@ def _fit(folder: Path, recipe: Recipe, parts: tuple[str, ...], train: Store, val
 
 def _fit_apart(folder: Path, recipe: Recipe, parts: tuple[str, ...], parent: int) -> None:
     """A lane in a process of its own: output goes to a log, and it does not outlive its parent."""
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    leave_with(parent)
     torch.set_num_threads(1)
     with (folder / f"{parts[0]}.log").open("w") as log, redirect_stdout(log), redirect_stderr(log):
         _fit(folder, recipe, parts, Store(folder / "stores" / "train"), Store(folder / "stores" / "val"))
-
-
-def _leave_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(1.0)
-    os._exit(1)
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import functools
 import json
 import multiprocessing
+import os
 import shutil
 import tempfile
 import time
@@ -30,6 +31,7 @@ from irlvla.selection import (
     worth_keeping,
 )
 from irlvla.types import HISTORY, SUB_SCORE_NAMES, PreparedScene, Scene, SubScores
+from irlvla.workers import leave_with
 from irlvla.world.camera import JPEG_QUALITY, Stage, camera_pose, mounting, picture, stage
 from irlvla.world.dressing import dressed_town
 from irlvla.world.export import Drive, Run, drives, ego_pose, footage, log_frames, write_log
@@ -351,7 +353,7 @@ def make_world(
         work = Path(temporary)
         towns = larger.known_towns + larger.unseen_towns
         fork = multiprocessing.get_context("fork")
-        with fork.Pool(config.processes) as pool:
+        with fork.Pool(config.processes, leave_with, (os.getpid(),)) as pool:
             made = pool.map(_make_town, [(folder, work, seed, number) for number in range(towns)], chunksize=1)
             cities = [(folder / "maps", city, [town for town, _ in made if town.city == city]) for city in sorted(CITIES)]
             pool.starmap(write_city, cities, chunksize=1)
@@ -361,7 +363,7 @@ def make_world(
             Job(folder=folder, work=work, config=config, task=task, number=number, town=made[task.town][0], systems=made[task.town][1])
             for number, task in enumerate(tasks(config) + further_tasks(config, larger))
         ]
-        with fork.Pool(config.processes) as pool:
+        with fork.Pool(config.processes, leave_with, (os.getpid(),)) as pool:
             kept = [log for logs in pool.map(_run, jobs, chunksize=1) for log in logs]
     unseen = {town.name for town, _ in made[config.known_towns :]}
     summary = _summary(larger, sorted(kept, key=lambda log: log.log_name), unseen)

@@ -141,6 +141,19 @@ def recipe_of(name: str, seed: int) -> Recipe:
     return RECIPES[name](seed)
 
 
+def stage_config(stage: str, recipe: Recipe) -> Any:
+    """The config with which a recipe trains one of STAGES.
+
+    Raises:
+        ValueError: the stage is not known.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"unknown stage {stage!r}; there are: {', '.join(STAGES)}")
+    if stage in PPO_VARIANTS:
+        return replace(recipe.ppo, **PPO_VARIANTS[stage])
+    return getattr(recipe, "imitation" if stage == "vision" else stage)
+
+
 def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store, resume: bool) -> Path:
     """Trains one of STAGES in a run's folder.
 
@@ -159,28 +172,23 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
         ValueError: the stage is not known, or one that it needs has no checkpoint yet.
     """
     own, policy, judge = folder / stage, checkpoint_of(folder, "imitation"), checkpoint_of(folder, "reward")
-    tokens = folder / "stores" / "tokens"
+    tokens, config = folder / "stores" / "tokens", stage_config(stage, recipe)
     match stage:
         case "vision":
-            return imitation.fit(recipe.imitation, train, val, folder / "imitation", resume, tokens, vision_only=True)
+            return imitation.fit(config, train, val, folder / "imitation", resume, tokens, vision_only=True)
         case "imitation":
-            return imitation.fit(recipe.imitation, train, val, own, resume, tokens)
+            return imitation.fit(config, train, val, own, resume, tokens)
         case "no_camera":
-            return imitation.fit(recipe.no_camera, train, val, own, resume)
+            return imitation.fit(config, train, val, own, resume)
         case "ego_mlp":
-            return controls.fit_ego_mlp(recipe.ego_mlp, train, val, own, resume)
+            return controls.fit_ego_mlp(config, train, val, own, resume)
         case "reward":
-            return reward.fit(recipe.reward, policy, train, val, own, resume, tokens)
+            return reward.fit(config, policy, train, val, own, resume, tokens)
         case "reward_no_camera":
-            return reward.fit(recipe.reward_no_camera, policy, train, val, own, resume, tokens, folder / "reward" / "labels")
-        case "ppo":
-            return ppo.fit(recipe.ppo, policy, _judge(recipe.ppo, folder), train, val, own, resume, tokens)
+            return reward.fit(config, policy, train, val, own, resume, tokens, folder / "reward" / "labels")
         case "imitation_continued" | "best_of_g":
-            return continuation.fit(getattr(recipe, stage), policy, judge, train, val, own, resume, tokens)
-    if stage in PPO_VARIANTS:
-        config = replace(recipe.ppo, **PPO_VARIANTS[stage])
-        return ppo.fit(config, policy, _judge(config, folder), train, val, own, resume, tokens)
-    raise ValueError(f"unknown stage {stage!r}; there are: {', '.join(STAGES)}")
+            return continuation.fit(config, policy, judge, train, val, own, resume, tokens)
+    return ppo.fit(config, policy, _judge(config, folder), train, val, own, resume, tokens)
 
 
 def _judge(config: PpoConfig, folder: Path) -> Path:

@@ -86,7 +86,7 @@ def _forked(jobs: Sequence[Job], work: Callable[[Job], None], processes: int, sh
 
 def _work(slot: int, parent: int, jobs: Sequence[Job], work: Callable[[Job], None], queue: Any, current: Any, finished: Any) -> None:
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the parent decides
-    threading.Thread(target=_leave_with, args=(parent,), daemon=True).start()
+    leave_with(parent)
     while True:
         with queue.get_lock():
             place = queue.value
@@ -99,7 +99,16 @@ def _work(slot: int, parent: int, jobs: Sequence[Job], work: Callable[[Job], Non
         current[slot] = -1
 
 
-def _leave_with(parent: int) -> None:
-    while os.getppid() == parent:
-        time.sleep(POLL)
-    os._exit(1)
+def leave_with(parent: int) -> None:
+    """Lets this process end as soon as its parent is gone, even if that was killed.
+
+    Args:
+        parent: its process id.
+    """
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()

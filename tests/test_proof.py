@@ -1,0 +1,103 @@
+import importlib.util
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from irlvla.recipes import default, tiny
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def benchmark(name):
+    specification = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
+    module = importlib.util.module_from_spec(specification)
+    sys.modules[name] = module  # its dataclasses look themselves up there
+    specification.loader.exec_module(module)
+    return module
+
+
+proof = benchmark("proof")
+
+
+def names(stages):
+    return [stage.name for stage in stages]
+
+
+def finish(stage, **changes):
+    about = {"settings": stage.settings, "needs": proof.inputs_of(stage), "seconds": 1.0, "finished": "2026-01-01T00:00:00Z"} | changes
+    proof.write_json(proof.mark_of(*stage.key), about)
+
+
+@pytest.fixture
+def stages(tmp_path):
+    return {stage.name: stage for stage in proof.plan(tmp_path / "31", default(31), 600)}
+
+
+def test_every_stage_comes_after_what_it_needs(stages):
+    seen = set()
+    for stage in stages.values():
+        assert seen.issuperset(stage.needs), stage.name
+        seen.add(stage.key)
+    assert "ppo_no_camera_reward" in stages and stages["evaluate"].settings["rows"]
+
+
+def test_two_stages_run_side_by_side_but_nothing_beside_one_that_takes_both_cores(stages):
+    waiting = list(stages.values())
+    assert names(proof.startable(waiting, [])) == ["world"] and proof.startable(waiting, waiting[:1]) == []
+    for name in ("world", "prepare", "vision"):
+        finish(stages[name])
+    waiting = [stage for stage in waiting if stage.name not in ("world", "prepare", "vision")]
+    assert names(proof.startable(waiting, [])) == ["imitation", "no_camera"]
+    assert names(proof.startable(waiting[1:], waiting[:1])) == ["no_camera"]
+
+
+def test_a_stage_is_stale_when_its_settings_or_what_it_needs_were_made_anew(stages, tmp_path):
+    world, prepare = stages["world"], stages["prepare"]
+    assert proof.state_of(world) == "new"
+    finish(world, finished=None)
+    assert proof.state_of(world) == "begun"
+    finish(world)
+    finish(prepare)
+    assert proof.state_of(world) == proof.state_of(prepare) == "done"
+    finish(world, finished="2026-01-02T00:00:00Z")
+    assert proof.state_of(prepare) == "stale"
+    other = {stage.name: stage for stage in proof.plan(tmp_path / "31", default(31), 300)}
+    assert proof.state_of(other["world"]) == "stale"
+
+
+def test_settings_agree_where_a_field_is_new_or_gone_and_differ_where_a_value_does():
+    assert proof.agree({"a": 1, "b": {"c": [1, 2]}}, {"a": 1, "b": {"c": [1, 2], "new": 3}, "more": 4})
+    assert not proof.agree({"a": 1, "b": {"c": [1, 2]}}, {"a": 1, "b": {"c": [1, 3]}})
+
+
+def test_a_failure_stops_only_what_needs_it_and_what_is_done_is_kept(stages, monkeypatch, capsys):
+    class Process:
+        def __init__(self, code):
+            self.returncode = code
+
+        def poll(self):
+            return self.returncode
+
+    def begun(stage, resume, options):
+        finish(stage, finished=None)
+        started.append(stage.name)
+        return Process(int(stage.name == "reward"))
+
+    started = []
+    monkeypatch.setattr(proof, "begun", begun)
+    monkeypatch.setattr(proof, "POLL", 0.0)
+    finish(stages["world"])
+    failed = names(proof.carry_out(list(stages.values()), {stages["world"].run: []}))
+    assert failed[0] == "reward" and {"ppo", "evaluate"} <= set(failed) and "world: kept" in capsys.readouterr().out
+    assert started == ["prepare", "vision", "imitation", "no_camera", "ego_mlp", "tokens", "reward"]
+    monkeypatch.setattr(proof, "begun", lambda stage, resume, options: (finish(stage, finished=None), Process(0))[1])
+    assert proof.carry_out(list(stages.values()), {stages["world"].run: []}) == []
+    assert json.loads(proof.mark_of(*stages["ppo"].key).read_text())["finished"]
+
+
+def test_the_tiny_recipe_s_stages_have_its_settings(tmp_path):
+    stages = {stage.name: stage for stage in proof.plan(tmp_path, tiny(1), None)}
+    assert stages["ppo_exact"].settings["iterations"] == 3 and stages["ppo_exact"].settings["reward"] == "exact"
+    assert stages["world"].settings["logs"] == tiny(1).logs
