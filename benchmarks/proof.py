@@ -216,7 +216,7 @@ def begun(stage: Stage, resume: bool, options: Sequence[str]) -> subprocess.Pope
     write_json(mark_of(*stage.key), about)
     threads = CORES if stage.name == "vision" else 1
     command = [sys.executable, str(ROOT / "benchmarks" / "proof_stage.py"), "--run", str(stage.run), "--stage", stage.name, *options]
-    command += ["--threads", str(threads), *(["--resume"] if resume else [])]
+    command += ["--threads", str(threads), "--parent", str(os.getpid()), *(["--resume"] if resume else [])]
     log_of(stage).parent.mkdir(parents=True, exist_ok=True)
     one = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     with log_of(stage).open("a" if resume else "w") as log:

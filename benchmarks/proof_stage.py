@@ -3,7 +3,6 @@
 python benchmarks/proof_stage.py --run runs/results/31 --stage ppo --seed 31 --resume
 """
 
-import os
 import shutil
 import sys
 from pathlib import Path
@@ -27,7 +26,14 @@ OWN = {"vision": ("imitation",), "imitation": (), "world": (), "prepare": (), "t
 
 
 def main(
-    run: Path, stage: str, seed: int, recipe: str = "default", test_logs: int | None = None, threads: int = 1, resume: bool = False
+    run: Path,
+    stage: str,
+    seed: int,
+    recipe: str = "default",
+    test_logs: int | None = None,
+    threads: int = 1,
+    resume: bool = False,
+    parent: int | None = None,
 ) -> None:
     """Carries out one stage.
 
@@ -39,8 +45,10 @@ def main(
         test_logs: of the world, where that shall be more than its size brings.
         threads: of torch.
         resume: go on with what an interrupted process left.
+        parent: the process without which this one ends.
     """
-    leave_with(os.getppid())
+    if parent is not None:
+        leave_with(parent)
     torch.set_num_threads(threads)
     if not resume:
         for name in OWN.get(stage, (stage,)):
