@@ -59,14 +59,15 @@ def own_models(folder: Path, store: Store, store_train: Store) -> dict[str, Rewa
         store_train: the training scenes, whose labels are the nearest neighbour's table.
 
     Returns:
-        `rwm`; `rwm_no_camera` if it was trained; `nearest` (`irlvla.nearest_reward`); `distance` (closeness to imitation's plan).
+        `rwm`; `rwm_no_camera` and the like for each further stage `reward_no_camera` that was trained; `nearest`
+        (`irlvla.nearest_reward`); `distance` (closeness to imitation's plan).
     """
     device = chosen_device()
     policy = load_policy(checkpoint_of(folder, "imitation"), device)
     cache = scene_cache(policy, store, np.arange(len(store)))
     models = {"rwm": _learned_model(checkpoint_of(folder, "reward"), cache)}
-    if (checkpoint_of(folder, "reward_no_camera") / "checkpoint.json").exists():
-        models["rwm_no_camera"] = _learned_model(checkpoint_of(folder, "reward_no_camera"), cache)
+    for further in sorted(path.parents[1].name for path in folder.glob("reward_*/checkpoint/checkpoint.json")):
+        models[f"rwm{further.removeprefix('reward')}"] = _learned_model(checkpoint_of(folder, further), cache)
     rows = np.arange(len(store_train))
     table = kept_vocabulary(folder / "reward" / "labels", *ego_inputs(store_train, rows))
 

@@ -76,6 +76,14 @@ def test_the_benchmark_compares_the_runs_models_and_another_one(trained, outside
     assert "val: 9 scenes of 3 logs" in printed and "rwm - nearest" in printed and "G = 64" in printed
 
 
+def test_every_further_stage_of_the_reward_world_model_is_compared(trained, tmp_path):
+    folder, store, val = trained
+    for name in ("imitation", "reward"):
+        (tmp_path / name).symlink_to(folder / name)
+    (tmp_path / "reward_in_sample").symlink_to(folder / "reward")
+    assert list(own_models(tmp_path, val, store)) == ["rwm", "rwm_in_sample", "nearest", "distance"]
+
+
 def test_policy_candidates_start_with_the_deployed_plan_which_distance_chooses(trained):
     folder, store, val = trained
     drawn = policy_candidates(folder, "imitation", val, 6)

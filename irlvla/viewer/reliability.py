@@ -7,8 +7,7 @@ from typing import Any
 import numpy as np
 
 from irlvla.acceptance import PREDICTED_NAMES
-
-COLOURS = ("#145fd7", "#d7631b", "#2a9d5c", "#8b4fc0", "#b0a21b", "#c2355a")
+from irlvla.viewer.gap import COLOURS
 
 
 def write_reliability(path: Path, title: str, report: Mapping[str, Any]) -> None:
