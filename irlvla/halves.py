@@ -4,6 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+HALVES = ("A", "B")
+
 
 def shuffled_logs(log_names: Sequence[str], seed: int = 0) -> list[str]:
     """The logs, each once, in the order in which they are cut."""

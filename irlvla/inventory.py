@@ -60,6 +60,8 @@ class Share:
     routes: frozenset[tuple[str, str]] = frozenset()
     """(city, roadblock) on the scenes' routes."""
     cities: frozenset[str] = frozenset()
+    bare: int = 0
+    """Scenes without annotations."""
     pictures: int = 0
     """Pictures that its scenes need."""
     unnamed: int = 0
@@ -224,7 +226,8 @@ def _share(look: Look, path: Path, values: list, known: dict[int, Frame], chosen
         scenes=scenes,
         unusable=tuple(sorted((set(chosen.tokens or ()) & set(tokens)) - set(scenes))),
         routes=frozenset((known[place].map_name, block) for place in places for block in known[place].roadblock_ids),
-        cities=frozenset(known[place].map_name for place in places),
+        cities=frozenset(known[place].map_name for place in places if known[place].objects is not None),
+        bare=sum(known[place].objects is None for place in places),
         pictures=len(named) + unnamed,
         unnamed=unnamed,
         absent=tuple(sorted(picture for picture in named if not _is_there(Path(picture)))),
@@ -258,6 +261,10 @@ def _split_findings(
         if len(tokens) < len(chosen.tokens):
             seen = f"{len(chosen.tokens) - len(tokens)} tokens stand twice in the file"
             found.append(Finding(name=f"{title}: doublets", level="note", seen=seen))
+    bare = sum(share.bare for share in shares)
+    if bare:
+        seen = f"{bare} of {len(scenes)} scenes have none (cameras only): fit for training, not for scoring"
+        found.append(Finding(name=f"{title}: annotations", level="note", seen=seen))
     if look.cameras and scenes:
         found.append(_picture_finding(title, shares, len(scenes), look, is_strict))
     return found

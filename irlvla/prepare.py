@@ -97,6 +97,9 @@ def prepare(
         _fill(work, shards, Path(split).stem, processes)
         store.finish(folder)
     opened = Store(folder)
+    if not opened.annotated.all():
+        bare = len(opened) - int(opened.annotated.sum())
+        print(f"{Path(split).stem}: {bare} of {len(opened)} scenes have no annotations (cameras only)", flush=True)
     if not len(opened):
         reason = next(iter(opened.failed.values()), "the split is empty")
         raise ValueError(f"{split}: none of {len(opened.failed)} scenes could be prepared; the first failed with: {reason}")

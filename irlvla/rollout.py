@@ -11,7 +11,7 @@ from torch import Tensor
 
 from irlvla import run
 from irlvla.data.store import Indices, Store
-from irlvla.halves import log_halves
+from irlvla.halves import HALVES, log_halves
 from irlvla.model.diffusion import Exploration, exploration_log_prob, exploration_noise
 from irlvla.model.policy import EgoMlp, Memory, Policy, PolicyConfig
 from irlvla.model.reward_world_model import RewardWorldModel, RewardWorldModelConfig
@@ -272,9 +272,9 @@ def _picked(model: RewardWorldModel, cache: SceneCache, poses: np.ndarray, earli
     return np.concatenate(chosen)
 
 
-def labelled_scenes(store: Store, seed: int) -> Int[np.ndarray, "scenes"]:
-    """Scenes whose exact scores a reward world model learns from: half A of the logs; all annotated ones where some are not."""
-    return log_halves(store.log_names, seed)[0] if store.annotated.all() else np.flatnonzero(store.annotated)
+def labelled_scenes(store: Store, seed: int, half: str = "A") -> Int[np.ndarray, "scenes"]:
+    """Scenes whose exact scores a reward world model learns from: a half of the logs, or all annotated ones where some are not."""
+    return log_halves(store.log_names, seed)[HALVES.index(half)] if store.annotated.all() else np.flatnonzero(store.annotated)
 
 
 def chosen_scenes(logs: str, reward: Path | str, store: Store) -> Int[np.ndarray, "scenes"]:
@@ -294,7 +294,8 @@ def chosen_scenes(logs: str, reward: Path | str, store: Store) -> Int[np.ndarray
     if logs == "annotated":
         rows = np.flatnonzero(store.annotated)
     elif logs != "all":
-        seen = labelled_scenes(store, run.load(reward).config["training"]["seed"])
+        training = run.load(reward).config["training"]
+        seen = labelled_scenes(store, training["seed"], training.get("half", "A"))
         rows = seen if logs == "judged" else np.setdiff1d(rows, seen)
     if not len(rows):
         raise ValueError(f"none of {len(store)} training scenes is of {logs} logs")

@@ -1,4 +1,5 @@
 import json
+import shutil
 import sys
 
 import numpy as np
@@ -6,6 +7,7 @@ import pytest
 
 from irlvla import machine
 from irlvla.cli import main
+from irlvla.data.frames import ANNOTATION_KEYS
 from irlvla.doctor import examination, printed, write_findings
 from irlvla.inventory import Look, inventory
 from irlvla.machine import STATE_COLUMNS, STORED_STATES, machine_findings, stored_plan
@@ -114,6 +116,16 @@ def test_logs_without_any_picture_are_fit_for_scoring(data):
         write(data, name, split, cameras=())
     seen = found(data, *splits_of(data))
     assert not bad(seen) and seen["split train: pictures"].level == "note"
+
+
+def test_scenes_without_annotations_are_counted_and_need_no_map(data):
+    for log in ("a", "b"):
+        write(data, log, "trainval", **dict.fromkeys(ANNOTATION_KEYS))
+    shutil.rmtree(data / "maps" / tiny.CITY)
+    seen = found(data, splits_of(data)[0])
+    assert not bad({name: one for name, one in seen.items() if not name.startswith("map ")})
+    note = seen["split train: annotations"]
+    assert note.level == "note" and "3 of 3 scenes have none" in note.seen and "routes" not in seen
 
 
 def test_an_unreadable_log_is_named_with_its_reason(data):

@@ -183,7 +183,7 @@ def test_halves_share_no_log_and_together_are_everything():
     assert any(log_halves(names, seed=seed)[0].tolist() != first.tolist() for seed in range(5))
 
 
-def test_what_a_reward_world_model_has_not_seen_is_told_by_its_own_seed(tmp_path):
+def test_what_a_reward_world_model_has_not_seen_is_told_by_its_own_seed_and_half(tmp_path):
     store, judge = MemoryStore(12, scenes_a_log=1), tmp_path / "checkpoint"
     run.save(judge, {}, {"training": {"seed": 3}}, {}, {})
     first, second = log_halves(store.log_names, 3)

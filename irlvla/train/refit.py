@@ -90,7 +90,8 @@ def refit(
     kept = run.load(reward)
     device = policy.scale.device
     cache = scene_cache(policy, store_train, np.arange(len(store_train)), folder=None if cache_folder is None else cache_folder / "train")
-    half = labelled_scenes(store_train, kept.config["training"]["seed"])
+    training = kept.config["training"]
+    half = labelled_scenes(store_train, training["seed"], training.get("half", "A"))
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     if not resume:
         (folder / "fresh.npz").unlink(missing_ok=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from irlvla import run
 from irlvla.data.store import Store
+from irlvla.halves import HALVES
 from irlvla.model.diffusion import ExplorationConfig, exploration_of
 from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, reward_loss
 from irlvla.rollout import chosen_device, labelled_scenes, load_policy
@@ -27,12 +28,13 @@ from irlvla.train.loop import batch_rows, cosine_rate, progress, set_rate, step_
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class RewardConfig:
-    """One run of the reward world model's training."""
+    """One run of the reward world model's training; `half` "B" takes labels of the logs that PPO drives on, where "A" is meant."""
 
     model: RewardWorldModelConfig = field(default_factory=RewardWorldModelConfig)
     candidates: CandidatesConfig = field(default_factory=CandidatesConfig)
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     seed: int = 0
+    half: str = "A"
     steps: int = 800
     batch: int = 32
     proposals: int = 24
@@ -42,6 +44,10 @@ class RewardConfig:
     warmup: int = 50
     group: int = 20
     save_every: int = 200
+
+    def __post_init__(self) -> None:
+        if self.half not in HALVES:
+            raise ValueError(f"unknown half {self.half!r} of the logs: {' or '.join(HALVES)}")
 
 
 def fit(
@@ -59,7 +65,7 @@ def fit(
     Args:
         config: the run.
         imitation: the policy's checkpoint, whose vision part stays frozen and whose plans are candidates.
-        store_train: scenes; half A of their logs is used, or all annotated ones where some are not.
+        store_train: scenes; a half of their logs is used, or all annotated ones where some are not.
         store_val: scenes to calibrate on and to report.
         folder: the stage's folder; gets metrics, labels, a training state, `acceptance.json` and `checkpoint`.
         resume: continue a run that was interrupted.
@@ -72,7 +78,7 @@ def fit(
     folder = Path(folder)
     policy = load_policy(imitation, chosen_device())
     cache = scene_cache(policy, store_train, np.arange(len(store_train)), folder=None if cache_folder is None else cache_folder / "train")
-    half = labelled_scenes(store_train, config.seed)
+    half = labelled_scenes(store_train, config.seed, config.half)
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     words_folder = (folder if cache_folder is None else cache_folder) / "vocabularies"
     labelled = labels.labelled(

@@ -1,11 +1,13 @@
 import os
 import pickle
 import pickletools
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 import irlvla
+from irlvla.data.features import targets
 from irlvla.data.frames import rotation, yaw
 from irlvla.data.maps import Maps
 from irlvla.data.navsim import (
@@ -21,6 +23,7 @@ from irlvla.data.navsim import (
 from irlvla.types import OBJECT_NAMES, PreparedScene
 
 from .. import tiny
+from . import test_features
 
 
 def data(root, frames=None, count=16):
@@ -294,3 +297,32 @@ def test_stamps_of_frames_to_come_may_be_anything_and_those_of_the_past_may_not(
     assert scenes_of_tokens(logs, maps, "test", [f"{5:016x}"])[0].time_us[5] == 1_500_000_000_000_000
     with pytest.raises(ValueError, match="log.pkl: frame 7 .* is at 1500000000000000 us, not after"):
         scenes_of_tokens(logs, maps, "test", [f"{7:016x}"])
+
+
+BARE = dict.fromkeys(("anns", "traffic_lights", "roadblock_ids", "map_location"))
+
+
+def test_a_window_with_one_frame_without_annotations_has_none(tmp_path):
+    path, logs, maps = data(tmp_path, with_frame(BARE, place=13))
+    found = log_scenes(path, Maps(maps), SceneFilter(), logs)
+    assert [scene.objects is None for scene in found] == [True, True, True]
+    assert found[0].traffic_lights is None and found[0].roadblock_ids == () and found[0].map_name == ""
+    found = log_scenes(path, Maps(maps), SceneFilter(num_future_frames=8), logs)
+    assert [scene.objects is None for scene in found] == [False, False, True, True, True]
+
+
+@pytest.mark.parametrize(("key", "message"), [("anns", "anns is None, no mapping"), ("traffic_lights", "traffic_lights is None, no list")])
+def test_a_frame_that_lacks_some_of_its_annotations_is_a_damaged_one(tmp_path, key, message):
+    path, logs, maps = data(tmp_path, with_frame({key: None}))
+    with pytest.raises(ValueError, match=message):
+        log_scenes(path, Maps(maps), SceneFilter(), logs)
+
+
+def test_a_scene_has_objects_and_lights_or_neither():
+    with pytest.raises(ValueError, match="traffic lights are missing; a scene without annotations has neither"):
+        replace(tiny.scene(), traffic_lights=None)
+    with pytest.raises(ValueError, match="objects are missing"):
+        replace(tiny.scene(), objects=None)
+    bare = replace(tiny.scene(), objects=None, traffic_lights=None, lane_map=None)
+    with pytest.raises(ValueError, match=f"scene {bare.token} has no annotations .*targets need boxes"):
+        targets(bare, test_features.prepared())

@@ -61,6 +61,20 @@ def test_scenes_come_back_as_they_were_put_in(tmp_path):
     assert opened.has_previous.tolist() == [True, False]
 
 
+def test_a_scene_without_annotations_keeps_the_rest_and_says_what_is_missing(tmp_path):
+    store.create(tmp_path, "key", {}, ["a", "b"], 1, SENSORS)
+    bare = Prepared(log_name="gol", prepared=None, now=dataclasses.replace(moment(5), targets=None), previous=None, picture="")
+    store.write_shard(tmp_path, 0, [(0, whole(prepared(token="a"), moment(1), None)), (1, bare)])
+    store.finish(tmp_path)
+    opened = Store(tmp_path)
+    assert opened.annotated.tolist() == [True, False] and opened.log_names == ("log", "gol")
+    assert opened.human([1]).max() == opened.features([1]).images.max() == 5 and opened.targets([0]).all()
+    same(opened.prepared(0), prepared(token="a"))
+    for read in (lambda: opened.prepared(1), lambda: opened.targets([0, 1])):
+        with pytest.raises(ValueError, match="scene b of log gol has no annotations .cameras only.: boxes, traffic lights, route and map"):
+            read()
+
+
 def test_arrays_of_a_prepared_scene_can_be_written_to(tmp_path):
     written(tmp_path)
     Store(tmp_path).prepared(0).centerline[:] = 1.0
