@@ -23,17 +23,29 @@ sys.path.insert(0, str(ROOT))  # this checkout, whichever is installed
 
 from irlvla import origin  # noqa: E402
 from irlvla.files import json_mapping  # noqa: E402
-from irlvla.recipes import Recipe, recipe_of, stage_config  # noqa: E402
+from irlvla.recipes import PPO_VARIANTS, REWARD_VARIANTS, Recipe, judge_of, recipe_of, stage_config  # noqa: E402
 from irlvla.run import write_json  # noqa: E402
 
 CORES = 2
 POLL = 0.5
 """Seconds between two looks at what runs."""
-STAGE_1 = ("world", "prepare", "vision", "imitation", "no_camera", "ego_mlp")
-CORE = ("ppo", "ppo_exact", "ppo_nearest", "ppo_no_camera_reward", "imitation_continued", "best_of_g")
-"""What is trained of the main table beside stage 1 and the reward world models."""
+CAMERA_ONLY = "camera_only"
+"""The folder, below a seed's, of the run in which half of the training logs hold cameras only."""
+BASELINE_ROWS = ("human", "pdm_closed", "constant_velocity", "ctra", "stand_still", "ego_mlp", "no_camera")
+METHOD_ROWS = ("imitation", "imitation_continued", "best_of_g", "selector", "ppo", "ppo_selector")
+REWARD_ROWS = ("ppo_exact", "ppo_nearest", "ppo_no_camera_reward")
+FURTHER_ROWS = ("ppo_by_predicted", "selector_exact", "images_zeroed")
+CORE_ROWS = (*BASELINE_ROWS, *METHOD_ROWS, *REWARD_ROWS, *FURTHER_ROWS)
+"""Rows of the main table, for every seed."""
+CAMERA_ONLY_ROWS = ("imitation", "ppo_annotated", "ppo_all_logs", "ppo", "selector")
+"""Rows of the run in which half of the training logs hold cameras only, for every seed."""
+ONCE = ("ppo_annotated_model",)
+"""Its rows for the seeds of the ablations alone."""
+ABLATIONS = tuple(name for name in PPO_VARIANTS if name not in (*REWARD_ROWS, *CAMERA_ONLY_ROWS, *ONCE))
+TRAINED_AFTER_REWARD = ("ppo", "imitation_continued", "best_of_g", *REWARD_ROWS)
 TWO_CORES = ("world", "prepare", "vision")
 """Stages that take both: two processes, or two threads of torch, which alone are nearly twice as fast as one."""
+UNTIL = {"imitation": ("world", "strip", "prepare", "vision", "imitation", "no_camera", "ego_mlp", "tokens")}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -62,7 +74,8 @@ def main(
     runs: Path = ROOT / "runs" / "results",
     recipe: str = "default",
     test_logs: int | None = 600,
-    only: Literal["core", "evaluate"] | None = None,
+    ablation_seeds: tuple[int, ...] | None = None,
+    only: Literal["core", "camera_only", "ablations", "evaluate"] | None = None,
     until: Literal["imitation"] | None = None,
 ) -> None:
     """Carries out what is missing, two stages at a time.
@@ -72,14 +85,15 @@ def main(
         runs: one folder a seed below it.
         recipe: a key of RECIPES.
         test_logs: of each world, half of them in unseen towns; None for the world's default.
-        only: a part of the work, with what it needs.
+        ablation_seeds: those of the seeds that get the ablations (default: the first).
+        only: a part of the work, with what it needs; evaluate: what was trained so far, as it is.
         until: stop after stage 1.
     """
-    stages = [stage for seed in seeds for stage in plan(runs / str(seed), recipe_of(recipe, seed), test_logs)]
+    recipes = {seed: recipe_of(recipe, seed) for seed in seeds}
+    chosen = seeds[:1] if ablation_seeds is None else ablation_seeds
+    stages = plan({runs / str(seed): recipes[seed] for seed in seeds}, test_logs, [runs / str(seed) for seed in chosen], only)
     if until is not None:
-        stages = [stage for stage in stages if stage.name in STAGE_1]
-    if only == "evaluate":
-        stages = [Stage(run=stage.run, name="evaluate", settings=time.time()) for stage in stages if stage.name == "evaluate"]
+        stages = [stage for stage in stages if stage.name in UNTIL[until]]
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / ".lock").open("w") as lock:
         try:
@@ -89,38 +103,96 @@ def main(
         options = ["--recipe", recipe, *([] if test_logs is None else ["--test-logs", str(test_logs)])]
         failed = carry_out(stages, {runs / str(seed): ["--seed", str(seed), *options] for seed in seeds})
     if failed:
-        raise SystemExit("not done: " + ", ".join(label(stage.run, stage.name, runs) for stage in failed))
+        raise SystemExit("not done: " + ", ".join(label(stage) for stage in failed))
 
 
-def plan(run: Path, recipe: Recipe, test_logs: int | None) -> list[Stage]:
-    """All stages of a seed's run, each after what it needs."""
+def plan(runs: Mapping[Path, Recipe], test_logs: int | None, ablated: Sequence[Path], only: str | None = None) -> list[Stage]:
+    """All stages of all seeds' runs, each after what it needs: of every seed the core, then camera-only logs, then ablations.
+
+    Args:
+        runs: a recipe for each seed's folder.
+        test_logs: of the worlds.
+        ablated: the folders that get the ablations.
+        only: "core", "camera_only" or "ablations" for such stages and what they need; "evaluate" for evaluations as things stand.
+    """
+    core = [stage for run, recipe in runs.items() for stage in core_stages(run, recipe, test_logs)]
+    bare = [stage for run, recipe in runs.items() for stage in camera_only_stages(run, recipe, run in ablated)]
+    ablations = [stage for run, recipe in runs.items() if run in ablated for stage in ablation_stages(run, recipe)]
+    every = core + bare + ablations
+    if only == "evaluate":
+        places = [run for run in dict.fromkeys(stage.run for stage in every) if kept_mark(run, "imitation").get("finished")]
+        return [Stage(run=run, name="evaluate", settings={"asked": time.time()}) for run in places]
+    if only is None:
+        return every
+    wanted = {stage.key for stage in {"core": core, "camera_only": bare, "ablations": ablations}[only]}
+    for stage in reversed(every):
+        wanted |= set(stage.needs) if stage.key in wanted else set()
+    return [stage for stage in every if stage.key in wanted]
+
+
+def trained(run: Path, recipe: Recipe, name: str, *needs: str) -> Stage:
+    """A stage that trains something in a run, after what it needs there."""
+    return Stage(run=run, name=name, needs=tuple((run, need) for need in needs), settings=asdict(stage_config(name, recipe)))
+
+
+def evaluated(run: Path, name: str, rows: Sequence[str], *needs: str) -> Stage:
+    """A stage that evaluates rows."""
+    return Stage(run=run, name=name, needs=tuple((run, need) for need in needs), settings={"rows": list(rows)})
+
+
+def core_stages(run: Path, recipe: Recipe, test_logs: int | None) -> list[Stage]:
+    """The main table of one seed."""
     sensors = {"sensors": asdict(recipe.sensors)}
-    found = [
+    return [
         Stage(run=run, name="world", settings={"seed": recipe.seed, "logs": recipe.logs, "test_logs": test_logs} | sensors),
         Stage(run=run, name="prepare", needs=((run, "world"),), settings=sensors),
+        trained(run, recipe, "vision", "prepare"),
+        trained(run, recipe, "imitation", "vision"),
+        trained(run, recipe, "no_camera", "prepare"),
+        trained(run, recipe, "ego_mlp", "prepare"),
+        Stage(run=run, name="tokens", needs=((run, "imitation"),)),
+        trained(run, recipe, "reward", "tokens"),
+        trained(run, recipe, "reward_no_camera", "reward"),  # whose labels it learns from
+        *(trained(run, recipe, name, judge_of(name)) for name in TRAINED_AFTER_REWARD),
+        evaluated(run, "evaluate:core", CORE_ROWS, "no_camera", "ego_mlp", *TRAINED_AFTER_REWARD),
+        Stage(run=run, name="quality:core", needs=((run, "ppo"), (run, "reward_no_camera"))),
     ]
 
-    def add(name: str, *needs: str) -> None:
-        settings = None if name == "tokens" else asdict(stage_config(name, recipe))
-        found.append(Stage(run=run, name=name, needs=tuple((run, need) for need in needs), settings=settings))
 
-    add("vision", "prepare")
-    add("imitation", "vision")
-    add("no_camera", "prepare")
-    add("ego_mlp", "prepare")
-    add("tokens", "imitation")
-    add("reward", "tokens")
-    add("reward_no_camera", "reward")  # whose labels it learns from
-    for name in CORE:
-        add(name, "reward_no_camera" if name == "ppo_no_camera_reward" else "reward")
-    rows = ("no_camera", "ego_mlp", *CORE)
-    found.append(Stage(run=run, name="evaluate", needs=tuple((run, name) for name in rows), settings={"rows": list(rows)}))
-    return found
+def camera_only_stages(main_run: Path, recipe: Recipe, is_ablated: bool) -> list[Stage]:
+    """The run of one seed in which half of the training logs hold cameras only."""
+    run = main_run / CAMERA_ONLY
+    further = [name for name in CAMERA_ONLY_ROWS if name.startswith("ppo")]
+    stages = [
+        Stage(run=run, name="strip", needs=((main_run, "world"),), settings={"seed": recipe.seed}),
+        Stage(run=run, name="prepare", needs=((run, "strip"), (main_run, "prepare")), settings={"sensors": asdict(recipe.sensors)}),
+        trained(run, recipe, "vision", "prepare"),
+        trained(run, recipe, "imitation", "vision"),
+        Stage(run=run, name="tokens", needs=((run, "imitation"),)),
+        trained(run, recipe, "reward", "tokens"),
+        *(trained(run, recipe, name, judge_of(name)) for name in further),
+        evaluated(run, "evaluate:camera_only", CAMERA_ONLY_ROWS, *further),
+    ]
+    if is_ablated:
+        stages += [trained(run, recipe, name, judge_of(name)) for name in ONCE]
+        stages.append(evaluated(run, "evaluate:once", ONCE, *ONCE, "evaluate:camera_only"))
+    return stages
+
+
+def ablation_stages(run: Path, recipe: Recipe) -> list[Stage]:
+    """What is measured on few seeds: other reward world models and other ways of PPO."""
+    judges = [name for name in REWARD_VARIANTS if name != "reward_no_camera"]
+    return [
+        *(trained(run, recipe, name, "reward") for name in judges),
+        *(trained(run, recipe, name, judge_of(name)) for name in ABLATIONS),
+        evaluated(run, "evaluate:ablations", ABLATIONS, *ABLATIONS, "evaluate:core"),
+        Stage(run=run, name="quality:ablations", needs=tuple((run, name) for name in (*judges, "quality:core"))),
+    ]
 
 
 def mark_of(run: Path, name: str) -> Path:
     """Where it is noted that a stage was begun or finished, and with what."""
-    return run / "marks" / f"{name}.json"
+    return run / "marks" / f"{name.replace(':', '_')}.json"
 
 
 def kept_mark(run: Path, name: str) -> dict[str, Any]:
@@ -178,7 +250,7 @@ def carry_out(stages: Sequence[Stage], options: Mapping[Path, Sequence[str]]) ->
             waiting.remove(stage)
             state = state_of(stage)
             if state != "done":
-                running[stage] = begun(stage, state == "begun", options[stage.run]), time.monotonic()
+                running[stage] = begun(stage, state == "begun", options[seed_folder(stage.run)]), time.monotonic()
                 say(stage, {"begun": "goes on", "stale": "begins anew", "new": "begins"}[state])
                 continue
             say(stage, "kept")
@@ -213,10 +285,13 @@ def begun(stage: Stage, resume: bool, options: Sequence[str]) -> subprocess.Pope
         "begun": time.strftime("%FT%TZ", time.gmtime()),
     }
     about |= {"interrupted": resume, "seconds": seconds, "settings": stage.settings, "needs": inputs_of(stage), "finished": None}
-    write_json(mark_of(*stage.key), about)
     threads = CORES if stage.name == "vision" else 1
-    command = [sys.executable, str(ROOT / "benchmarks" / "proof_stage.py"), "--run", str(stage.run), "--stage", stage.name, *options]
-    command += ["--threads", str(threads), "--parent", str(os.getpid()), *(["--resume"] if resume else [])]
+    arguments = ["--run", str(stage.run), "--stage", stage.name, *options, "--threads", str(threads)]
+    rows = (stage.settings or {}).get("rows", ()) if stage.name.startswith("evaluate") else ()
+    arguments += ["--rows", *rows] if rows else []
+    write_json(mark_of(*stage.key), about | {"command": " ".join(["benchmarks/proof_stage.py", *arguments])})
+    command = [sys.executable, str(ROOT / "benchmarks" / "proof_stage.py"), *arguments, "--parent", str(os.getpid())]
+    command += ["--resume"] if resume else []
     log_of(stage).parent.mkdir(parents=True, exist_ok=True)
     one = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
     with log_of(stage).open("a" if resume else "w") as log:
@@ -225,17 +300,22 @@ def begun(stage: Stage, resume: bool, options: Sequence[str]) -> subprocess.Pope
 
 def log_of(stage: Stage) -> Path:
     """What a stage printed."""
-    return stage.run / "logs" / f"{stage.name}.log"
+    return stage.run / "logs" / f"{stage.name.replace(':', '_')}.log"
 
 
-def label(run: Path, name: str, runs: Path) -> str:
+def seed_folder(run: Path) -> Path:
+    """The folder of the seed that a run belongs to."""
+    return run.parent if run.name == CAMERA_ONLY else run
+
+
+def label(stage: Stage) -> str:
     """A stage as it is named to people."""
-    return f"{os.path.relpath(run, runs)} {name}"
+    return f"{stage.run.relative_to(seed_folder(stage.run).parent)} {stage.name}"
 
 
 def say(stage: Stage, text: str) -> None:
     """One line of what happens."""
-    print(f"{time.strftime('%T')} {stage.run.name} {stage.name}: {text}", flush=True)
+    print(f"{time.strftime('%T')} {label(stage)}: {text}", flush=True)
 
 
 if __name__ == "__main__":

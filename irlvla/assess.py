@@ -13,7 +13,7 @@ from irlvla.data.store import Store
 from irlvla.definitions import EPDMS
 from irlvla.evaluate import baseline_plans, privileged_plans, rows_and_pairs, scene_tables, subsets, write_table
 from irlvla.files import json_mapping
-from irlvla.learned import LEARNED, judged, learned_plans, trained
+from irlvla.learned import judged, learned_plans, trained
 from irlvla.run import provenance, write_json
 from irlvla.viewer.report import write_report
 
@@ -44,7 +44,7 @@ def assess(folder: Path, store: Store, split: Path, seed: int, names: Sequence[s
     plans |= learned_plans(folder, store, indices, learned)
     tables = scene_tables(store, indices, plans)
     with_reward = {"reward", "imitation"} <= {path.parent.parent.name for path in folder.glob("*/checkpoint/checkpoint.json")}
-    seen = judged(folder, store, indices) if with_reward and (wanted is None or wanted & set(LEARNED)) else None
+    seen = judged(folder, store, indices) if with_reward and learned else None
     about = provenance(store.key, seed)
     results: dict[str, Any] = {
         "definition": EPDMS,

@@ -13,24 +13,6 @@ EXTRAS = dict.fromkeys(("torch", "safetensors", "tensorboard", "matplotlib"), "t
 EXTRAS |= dict.fromkeys(("sumo", "pyogrio"), "world") | dict.fromkeys(("scipy", "pyarrow"), "train,world")
 """Module -> the extra that brings it."""
 
-Stage = Literal[
-    "imitation",
-    "reward",
-    "reward_no_camera",
-    "ppo",
-    "no_camera",
-    "ego_mlp",
-    "imitation_continued",
-    "best_of_g",
-    "ppo_exact",
-    "ppo_nearest",
-    "ppo_no_camera_reward",
-    "ppo_confidences",
-    "ppo_trajectories",
-    "ppo_critic",
-    "ppo_anchor",
-    "ppo_refit",
-]
 Place = Annotated[Path, tyro.conf.Positional]
 
 
@@ -116,7 +98,7 @@ def score(
 
 
 def train(
-    stage: Annotated[Stage, tyro.conf.Positional],
+    stage: Annotated[str, tyro.conf.Positional],
     run: Path,
     split: Path | None = None,
     val: Path | None = None,
@@ -129,7 +111,7 @@ def train(
     """Train one stage (or one control) of a run; data, recipe and seed are kept in the run's folder for later stages.
 
     Args:
-        stage: what to train; reward needs imitation, ppo needs reward.
+        stage: imitation, reward (needs imitation), ppo (needs reward), a control or a variant (docs/method.md; a wrong name lists all).
         run: the run's folder.
         split: training scenes, one of NAVSIM's scene filter files.
         val: scenes to choose checkpoints by (default: val.yaml beside the training split).
@@ -142,9 +124,10 @@ def train(
     import torch
 
     from irlvla.prepare import prepare
-    from irlvla.recipes import fit_stage, keep_recipe, recipe_of
+    from irlvla.recipes import check_stage, fit_stage, keep_recipe, recipe_of
 
     torch.set_num_threads(1)
+    check_stage(stage)
     data = data_of(run, logs, maps, split, val, recipe, seed)
     chosen = recipe_of(data["recipe"], int(data["seed"]))
     stores = [
@@ -152,7 +135,7 @@ def train(
         for part in ("split", "val")
     ]
     if not resume:
-        shutil.rmtree(run / stage, ignore_errors=True)
+        shutil.rmtree(run / ("imitation" if stage == "vision" else stage), ignore_errors=True)
     keep_recipe(run, chosen)
     fit_stage(stage, chosen, run, *stores, resume=resume)
     _exit_on_failures(*stores)

@@ -21,17 +21,6 @@ from irlvla.score.distance import displacement_errors
 from irlvla.score.epdms import epdms, sub_scores
 from irlvla.types import COLUMN_NAMES, SUB_SCORE_NAMES, SubScores
 
-VARIANT_NAMES = (
-    "ppo_exact",
-    "ppo_nearest",
-    "ppo_no_camera_reward",
-    "ppo_confidences",
-    "ppo_trajectories",
-    "ppo_critic",
-    "ppo_anchor",
-    "ppo_refit",
-)
-"""Rows that are `ppo` but for one choice; they are there where that was trained."""
 ROW_NAMES = (
     "human",
     "pdm_closed",
@@ -46,9 +35,8 @@ ROW_NAMES = (
     "selector",
     "ppo",
     "ppo_selector",
-    *VARIANT_NAMES,
 )
-"""Rows of the table in its order; what each is says docs/method.md."""
+"""Rows of the table in its order; what each is says docs/method.md. Below them come variants of `ppo`, where they were trained."""
 PAIRS = (
     ("ppo", "imitation_continued"),
     ("ppo", "imitation"),
@@ -61,8 +49,6 @@ PAIRS = (
     ("imitation_continued", "imitation"),
     ("imitation", "no_camera"),
     ("imitation", "ego_mlp"),
-    *(("ppo", name) for name in VARIANT_NAMES),
-    *((name, "imitation") for name in VARIANT_NAMES),
 )
 METRIC_NAMES = ("epdms", *SUB_SCORE_NAMES)
 DISTANCE_NAMES = ("ade", "fde")
@@ -199,10 +185,13 @@ def pair(table: SceneTable, against: SceneTable, metric: str, chosen: Bool[np.nd
 
 def rows_and_pairs(tables: Mapping[str, SceneTable], seed: int, chosen: Bool[np.ndarray, "scenes"] | None = None) -> dict[str, Any]:
     """All rows there are, in the table's order, and all pairs whose two rows are there."""
-    ordered = [name for name in ROW_NAMES if name in tables] + sorted(set(tables) - set(ROW_NAMES))
+    others = sorted(set(tables) - set(ROW_NAMES))
+    ordered = [name for name in ROW_NAMES if name in tables] + others
+    variants = [name for name in others if name.startswith("ppo_")]
+    compared = [*PAIRS, *(("ppo", name) for name in variants), *((name, "imitation") for name in variants)]
     pairs = [
         pair(tables[policy], tables[against], metric, chosen)
-        for policy, against in PAIRS
+        for policy, against in compared
         if policy in tables and against in tables
         for metric in METRIC_NAMES
     ]

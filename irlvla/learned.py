@@ -9,7 +9,7 @@ import torch
 from irlvla import run
 from irlvla.acceptance import Judged
 from irlvla.data.store import Indices, Store
-from irlvla.evaluate import VARIANT_NAMES, Plans
+from irlvla.evaluate import Plans
 from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
 from irlvla.model.policy import Policy
 from irlvla.rollout import (
@@ -28,12 +28,14 @@ from irlvla.scene_cache import SceneCache, scene_cache, vision_key
 from irlvla.score.epdms import epdms
 from irlvla.types import SUB_SCORE_NAMES, SubScores
 
-POLICIES = ("no_camera", "imitation", "imitation_continued", "best_of_g", "ppo", *VARIANT_NAMES)
 SELECTORS = {"selector": "imitation", "ppo_selector": "ppo"}
 """Row name -> the policy among whose proposals the reward world model picks."""
-LEARNED = ("ego_mlp", *POLICIES, *SELECTORS)
+LEARNED = ("ego_mlp", "no_camera", "imitation", "imitation_continued", "best_of_g", "ppo", *SELECTORS)
+"""Learned rows; variants of `ppo` go by the names of their folders."""
 BY_PREDICTED = "_by_predicted"
 """Ending of rows that are only evaluated when they are asked for: a PPO run's candidate that its own reward would have chosen."""
+EXACT_SELECTOR = "selector_exact"
+"""A row that is only evaluated when it is asked for: `selector` with the exact scorer's pick of the present plan."""
 ZEROED = "images_zeroed"
 """A row that is only evaluated when it is asked for: the imitation policy shown black pictures."""
 
@@ -42,26 +44,29 @@ def checkpoint_of(folder: Path, name: str) -> Path:
     """Where a run keeps the checkpoint of a policy (or of `reward`)."""
     if name.endswith(BY_PREDICTED):
         return folder / name.removesuffix(BY_PREDICTED) / "by_predicted" / "checkpoint"
-    return folder / ("imitation" if name == ZEROED else name) / "checkpoint"
+    return folder / ("imitation" if name in (ZEROED, EXACT_SELECTOR) else name) / "checkpoint"
 
 
 def trained(folder: Path) -> tuple[str, ...]:
-    """Learned rows that a run's checkpoints allow, in the order of LEARNED."""
+    """Learned rows that a run's checkpoints allow: in the order of LEARNED, then variants of `ppo` by name."""
 
     def there(name: str) -> bool:
         return (checkpoint_of(folder, name) / "checkpoint.json").exists()
 
-    return tuple(name for name in LEARNED if (there("reward") and there(SELECTORS[name]) if name in SELECTORS else there(name)))
+    variants = sorted(path.parent.parent.name for path in folder.glob("ppo_*/checkpoint/checkpoint.json"))
+    known = (name for name in LEARNED if (there("reward") and there(SELECTORS[name]) if name in SELECTORS else there(name)))
+    return (*known, *variants)
 
 
-def learned_plans(folder: Path, store: Store, indices: Indices, names: Sequence[str]) -> dict[str, Plans]:
+def learned_plans(folder: Path, store: Store, indices: Indices, names: Sequence[str], cache_folder: Path | None = None) -> dict[str, Plans]:
     """Plans of trained policies for the current and the previous moment of some scenes.
 
     Args:
         folder: the run.
         store: prepared scenes.
         indices: which of them.
-        names: rows of LEARNED; or such a row of PPO with BY_PREDICTED behind it; or ZEROED.
+        names: rows that are `trained`; or a PPO run with BY_PREDICTED behind it; or ZEROED; or EXACT_SELECTOR.
+        cache_folder: where scene tokens of these scenes are kept for later calls; None keeps them in memory.
 
     Returns:
         Plans by row name, in metres.
@@ -70,7 +75,7 @@ def learned_plans(folder: Path, store: Store, indices: Indices, names: Sequence[
         ValueError: a row is not known, or was not trained in this run.
     """
     known = trained(folder)
-    extra = [name for name in names if name.endswith(BY_PREDICTED) or name == ZEROED]
+    extra = [name for name in names if name.endswith(BY_PREDICTED) or name in (ZEROED, EXACT_SELECTOR)]
     asked = [name for name in extra if (checkpoint_of(folder, name) / "checkpoint.json").exists()]
     unknown = [name for name in names if name not in (*known, *asked)]
     if unknown:
@@ -85,11 +90,12 @@ def learned_plans(folder: Path, store: Store, indices: Indices, names: Sequence[
             found[name] = Plans(poses=ego_plans(model, store, indices), previous=ego_plans(model, store, indices, previous=True))
             continue
         policy = load_policy(checkpoint_of(folder, SELECTORS.get(name, name)), device)
-        now, before = _caches(caches, policy, store, indices, black=name == ZEROED)
-        if name in SELECTORS:
+        now, before = _caches(caches, policy, store, indices, name == ZEROED, cache_folder)
+        if name in SELECTORS or name == EXACT_SELECTOR:
             exploration, samples, seed = _sampling(folder, policy)
             model = load_reward_world_model(checkpoint_of(folder, "reward"), device)
-            poses, previous = selected(policy, model, now, before, exploration, samples, seed)
+            exact = (store, indices) if name == EXACT_SELECTOR else None
+            poses, previous = selected(policy, model, now, before, exploration, samples, seed, exact)
         else:
             poses, previous = cached_plans(policy, now), cached_plans(policy, before)
         found[name] = Plans(poses=poses, previous=previous)
@@ -117,12 +123,20 @@ def judged(folder: Path, store: Store, indices: Indices) -> Judged:
 
 
 def _caches(
-    caches: dict[str, tuple[SceneCache, SceneCache]], policy: Policy, store: Store, indices: Indices, black: bool = False
+    caches: dict[str, tuple[SceneCache, SceneCache]],
+    policy: Policy,
+    store: Store,
+    indices: Indices,
+    black: bool = False,
+    folder: Path | None = None,
 ) -> tuple[SceneCache, SceneCache]:
     """Scene caches of both moments; policies that share a frozen vision part share them."""
     key = f"{vision_key(policy)} {black}"
     if key not in caches:
-        caches[key] = scene_cache(policy, store, indices, black=black), scene_cache(policy, store, indices, previous=True, black=black)
+        places = [None, None] if folder is None or black or policy.birds_eye is None else [folder / "now", folder / "before"]
+        caches[key] = tuple(
+            scene_cache(policy, store, indices, previous, place, black=black) for previous, place in zip((False, True), places, strict=True)
+        )
     return caches[key]
 
 

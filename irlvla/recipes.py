@@ -15,6 +15,7 @@ from irlvla.model.vision import VisionConfig
 from irlvla.rollout import chosen_device, load_policy
 from irlvla.run import config_of, write_json
 from irlvla.scene_cache import stage_caches
+from irlvla.shifted import ShiftConfig
 from irlvla.train import continuation, controls, imitation, ppo, reward
 from irlvla.train.candidates import CandidatesConfig
 from irlvla.train.continuation import ContinuationConfig
@@ -22,7 +23,6 @@ from irlvla.train.controls import EgoMlpConfig
 from irlvla.train.imitation import ImitationConfig
 from irlvla.train.ppo import PpoConfig
 from irlvla.train.reward import RewardConfig
-from irlvla.train.rewards import JUDGES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,6 @@ class Recipe:
     no_camera: ImitationConfig
     ego_mlp: EgoMlpConfig
     reward: RewardConfig
-    reward_no_camera: RewardConfig
     ppo: PpoConfig
     imitation_continued: ContinuationConfig
     best_of_g: ContinuationConfig
@@ -46,7 +45,6 @@ class Recipe:
 def default(seed: int = 0) -> Recipe:
     """The recipe of `make demo`: sized for 15 minutes on two cores."""
     imitation = ImitationConfig(seed=seed, prior=EgoMlpConfig(seed=seed, steps=3000))
-    reward = RewardConfig(seed=seed)
     return Recipe(
         name="default",
         seed=seed,
@@ -55,17 +53,11 @@ def default(seed: int = 0) -> Recipe:
         imitation=imitation,
         no_camera=replace(imitation, policy=replace(imitation.policy, vision=None)),
         ego_mlp=EgoMlpConfig(seed=seed),
-        reward=reward,
-        reward_no_camera=without_camera(reward),
+        reward=RewardConfig(seed=seed),
         ppo=PpoConfig(seed=seed),
         imitation_continued=ContinuationConfig(seed=seed, target="human"),
         best_of_g=ContinuationConfig(seed=seed, target="best_of_g"),
     )
-
-
-def without_camera(config: RewardConfig) -> RewardConfig:
-    """The same training of a reward world model that sees nothing of the scene: what can be judged without looking."""
-    return replace(config, model=replace(config.model, camera=False))
 
 
 def tiny(seed: int = 0) -> Recipe:
@@ -96,7 +88,6 @@ def tiny(seed: int = 0) -> Recipe:
         no_camera=replace(imitation, policy=replace(policy, vision=None)),
         ego_mlp=replace(prior, candidates=1),
         reward=reward,
-        reward_no_camera=without_camera(reward),
         ppo=replace(recipe.ppo, iterations=3, scenes=6, group=4, candidates=2, save_every=1),
         imitation_continued=continued,
         best_of_g=replace(continued, target="best_of_g"),
@@ -104,24 +95,49 @@ def tiny(seed: int = 0) -> Recipe:
 
 
 RECIPES: dict[str, Callable[[int], Recipe]] = {"default": default, "tiny": tiny}
-PPO_VARIANTS: dict[str, dict[str, Any]] = {
-    "ppo_exact": {"reward": "exact"},
-    "ppo_nearest": {"reward": "nearest"},
-    "ppo_no_camera_reward": {"reward": "no_camera"},
-    "ppo_confidences": {"learn": "confidences"},
-    "ppo_trajectories": {"learn": "trajectories"},
-    "ppo_critic": {"advantage": "critic"},
-    "ppo_anchor": {"advantage": "anchor"},
-    "ppo_refit": {"refit_every": 40},
+REWARD_VARIANTS: dict[str, dict[str, Any]] = {
+    "reward_no_camera": {"model": {"camera": False}},
+    "reward_members": {"model": {"members": 4}},
+    "reward_in_sample": {"half": "B"},
+    "reward_no_denoised": {"candidates": {"deployed": 0}},
+    "reward_no_explored": {"candidates": {"likely": 0, "even": 0}},
+    "reward_no_vocabulary": {"candidates": {"near": 0, "far": 0}},
+    "reward_shifted": {"candidates": {"shifted": ShiftConfig()}},
+    "reward_vocabularies": {"candidates": {"vocabularies": (32, 256, 2048, 8192)}},
 }
-"""Stages that are the recipe's ppo but for one field."""
+"""Stages that are the recipe's `reward` but for what is changed here."""
+SAME_LABELS = ("reward_no_camera", "reward_members")
+"""Those that learn from the labels of `reward`."""
+PPO_VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
+    "ppo_exact": ({"reward": "exact"}, "reward"),
+    "ppo_nearest": ({"reward": "nearest"}, "reward"),
+    "ppo_no_camera_reward": ({"reward": "no_camera"}, "reward_no_camera"),
+    "ppo_confidences": ({"learn": "confidences"}, "reward"),
+    "ppo_trajectories": ({"learn": "trajectories"}, "reward"),
+    "ppo_critic": ({"advantage": "critic"}, "reward"),
+    "ppo_anchor": ({"advantage": "anchor"}, "reward"),
+    "ppo_std": ({"normalisation": "std"}, "reward"),
+    "ppo_clip": ({"clip_first": 0.05}, "reward"),
+    "ppo_refit": ({"refit_every": 40}, "reward"),
+    "ppo_pessimistic": ({"pessimism": 1.0}, "reward_members"),
+    "ppo_in_sample": ({"logs": "judged"}, "reward_in_sample"),
+    "ppo_no_denoised": ({}, "reward_no_denoised"),
+    "ppo_no_explored": ({}, "reward_no_explored"),
+    "ppo_no_vocabulary": ({}, "reward_no_vocabulary"),
+    "ppo_shifted": ({}, "reward_shifted"),
+    "ppo_vocabularies": ({}, "reward_vocabularies"),
+    "ppo_annotated": ({"reward": "exact", "logs": "annotated"}, "reward"),
+    "ppo_annotated_model": ({"logs": "annotated"}, "reward"),
+    "ppo_all_logs": ({"reward": "exact_or_model", "logs": "all"}, "reward"),
+}
+"""Stages that are the recipe's `ppo` but for what is changed here, and the stage of the reward world model that judges."""
 STAGES = (
     "vision",
     "imitation",
     "no_camera",
     "ego_mlp",
     "reward",
-    "reward_no_camera",
+    *REWARD_VARIANTS,
     "ppo",
     "imitation_continued",
     "best_of_g",
@@ -141,17 +157,39 @@ def recipe_of(name: str, seed: int) -> Recipe:
     return RECIPES[name](seed)
 
 
+def check_stage(stage: str) -> None:
+    """Whether a stage is one of STAGES.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if stage not in STAGES:
+        raise ValueError(f"unknown stage {stage!r}; there are: {', '.join(STAGES)}")
+
+
 def stage_config(stage: str, recipe: Recipe) -> Any:
     """The config with which a recipe trains one of STAGES.
 
     Raises:
         ValueError: the stage is not known.
     """
-    if stage not in STAGES:
-        raise ValueError(f"unknown stage {stage!r}; there are: {', '.join(STAGES)}")
+    check_stage(stage)
+    if stage in REWARD_VARIANTS:
+        return _changed(recipe.reward, REWARD_VARIANTS[stage])
     if stage in PPO_VARIANTS:
-        return replace(recipe.ppo, **PPO_VARIANTS[stage])
+        return _changed(recipe.ppo, PPO_VARIANTS[stage][0])
     return getattr(recipe, "imitation" if stage == "vision" else stage)
+
+
+def judge_of(stage: str) -> str:
+    """The stage of the reward world model that a PPO stage asks."""
+    return PPO_VARIANTS[stage][1] if stage in PPO_VARIANTS else "reward"
+
+
+def _changed(config: Any, changes: dict[str, Any]) -> Any:
+    """A config with some fields changed; a dict changes fields of a field."""
+    values = {name: _changed(getattr(config, name), value) if isinstance(value, dict) else value for name, value in changes.items()}
+    return replace(config, **values)
 
 
 def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store, resume: bool) -> Path:
@@ -171,7 +209,7 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
     Raises:
         ValueError: the stage is not known, or one that it needs has no checkpoint yet.
     """
-    own, policy, judge = folder / stage, checkpoint_of(folder, "imitation"), checkpoint_of(folder, "reward")
+    own, policy, judge = folder / stage, checkpoint_of(folder, "imitation"), checkpoint_of(folder, judge_of(stage))
     tokens, config = folder / "stores" / "tokens", stage_config(stage, recipe)
     match stage:
         case "vision":
@@ -184,16 +222,12 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
             return controls.fit_ego_mlp(config, train, val, own, resume)
         case "reward":
             return reward.fit(config, policy, train, val, own, resume, tokens)
-        case "reward_no_camera":
-            return reward.fit(config, policy, train, val, own, resume, tokens, folder / "reward" / "labels")
         case "imitation_continued" | "best_of_g":
             return continuation.fit(config, policy, judge, train, val, own, resume, tokens)
-    return ppo.fit(config, policy, _judge(config, folder), train, val, own, resume, tokens)
-
-
-def _judge(config: PpoConfig, folder: Path) -> Path:
-    """The checkpoint of the reward world model that a PPO run asks."""
-    return checkpoint_of(folder, JUDGES.get(config.reward, "reward"))
+    if stage in REWARD_VARIANTS:
+        labels = folder / "reward" / "labels" if stage in SAME_LABELS else None
+        return reward.fit(config, policy, train, val, own, resume, tokens, labels)
+    return ppo.fit(config, policy, judge, train, val, own, resume, tokens)
 
 
 def cache_tokens(folder: Path, train: Store, val: Store) -> None:

@@ -251,16 +251,27 @@ def proposals(
 
 
 def selected(
-    policy: Policy, model: RewardWorldModel, now: SceneCache, before: SceneCache, exploration: Exploration, samples: int, seed: int = 0
+    policy: Policy,
+    model: RewardWorldModel,
+    now: SceneCache,
+    before: SceneCache,
+    exploration: Exploration,
+    samples: int,
+    seed: int = 0,
+    exact: tuple[Store, Indices] | None = None,
 ) -> tuple[Float[np.ndarray, "scenes 8 3"], Float[np.ndarray, "scenes 8 3"]]:
     """The plans that the reward world model picks among a policy's proposals, now and 0.5 s earlier.
 
-    The earlier pick knows no plan before it; the present one counts EC against the earlier pick.
+    The earlier pick knows no plan before it; the present one counts EC against the earlier pick. With `exact` (scenes, and which of
+    them) the exact scorer makes the present pick after the same earlier one: the most that a selector could gain.
     """
     old, _ = proposals(policy, before, exploration, samples, seed)
     earlier = _picked(model, before, old, None)
     new, _ = proposals(policy, now, exploration, samples, seed)
-    return _picked(model, now, new, (before, earlier)), earlier
+    if exact is None:
+        return _picked(model, now, new, (before, earlier)), earlier
+    scores = epdms(exact_sub_scores(*exact, new, np.repeat(earlier[:, None], new.shape[1], axis=1)))
+    return new[np.arange(len(new)), scores.argmax(axis=1)], earlier
 
 
 def _picked(model: RewardWorldModel, cache: SceneCache, poses: np.ndarray, earlier: tuple[SceneCache, np.ndarray] | None) -> np.ndarray:

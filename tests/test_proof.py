@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from irlvla.recipes import default, tiny
+from irlvla.recipes import STAGES, default, tiny
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -18,7 +18,7 @@ def benchmark(name):
     return module
 
 
-proof = benchmark("proof")
+proof, proof_stage = benchmark("proof"), benchmark("proof_stage")
 
 
 def names(stages):
@@ -30,17 +30,41 @@ def finish(stage, **changes):
     proof.write_json(proof.mark_of(*stage.key), about)
 
 
+def planned(folder, test_logs=600, only=None, seeds=(31,)):
+    runs = {folder / str(seed): default(seed) for seed in seeds}
+    return proof.plan(runs, test_logs, list(runs)[:1], only)
+
+
 @pytest.fixture
 def stages(tmp_path):
-    return {stage.name: stage for stage in proof.plan(tmp_path / "31", default(31), 600)}
+    return {stage.name: stage for stage in planned(tmp_path, only="core")}
 
 
-def test_every_stage_comes_after_what_it_needs(stages):
-    seen = set()
-    for stage in stages.values():
-        assert seen.issuperset(stage.needs), stage.name
+def test_every_stage_comes_after_what_it_needs_and_only_the_first_seed_gets_the_ablations(tmp_path):
+    seen, stages = set(), planned(tmp_path, seeds=(31, 32))
+    for stage in stages:
+        assert seen.issuperset(stage.needs) and stage.key not in seen, stage.name
         seen.add(stage.key)
-    assert "ppo_no_camera_reward" in stages and stages["evaluate"].settings["rows"]
+    for name, seeds in {"ppo_exact": ["31", "32"], "ppo_critic": ["31"], "reward_shifted": ["31"]}.items():
+        assert sorted(run.name for run, stage in seen if stage == name and run.name != "camera_only") == seeds
+    in_both = {name for run, name in seen if run == tmp_path / "32" / "camera_only"}
+    assert {"ppo", "ppo_annotated", "ppo_all_logs"} <= in_both and "ppo_annotated_model" not in in_both
+
+
+def test_every_trained_stage_of_the_recipes_is_in_the_plan_and_every_row_is_trained(tmp_path):
+    stages = planned(tmp_path)
+    assert {stage.name for stage in stages} >= set(STAGES)
+    for stage in stages:
+        for row in (stage.settings or {}).get("rows", ()):
+            made = proof_stage.stages_of(row)
+            assert {(stage.run, name) for name in made} <= {other.key for other in stages}, row
+
+
+def test_a_part_of_the_work_comes_with_what_it_needs_and_nothing_else(tmp_path):
+    bare = {(stage.run.name, stage.name) for stage in planned(tmp_path, only="camera_only")}
+    assert {("31", "world"), ("31", "prepare"), ("camera_only", "ppo")} <= bare and ("31", "vision") not in bare
+    assert ("31", "ppo") in {(stage.run.name, stage.name) for stage in planned(tmp_path, only="ablations")}
+    assert planned(tmp_path, only="evaluate") == []
 
 
 def test_two_stages_run_side_by_side_but_nothing_beside_one_that_takes_both_cores(stages):
@@ -63,7 +87,7 @@ def test_a_stage_is_stale_when_its_settings_or_what_it_needs_were_made_anew(stag
     assert proof.state_of(world) == proof.state_of(prepare) == "done"
     finish(world, finished="2026-01-02T00:00:00Z")
     assert proof.state_of(prepare) == "stale"
-    other = {stage.name: stage for stage in proof.plan(tmp_path / "31", default(31), 300)}
+    other = {stage.name: stage for stage in planned(tmp_path, 300)}
     assert proof.state_of(other["world"]) == "stale"
 
 
@@ -90,7 +114,7 @@ def test_a_failure_stops_only_what_needs_it_and_what_is_done_is_kept(stages, mon
     monkeypatch.setattr(proof, "POLL", 0.0)
     finish(stages["world"])
     failed = names(proof.carry_out(list(stages.values()), {stages["world"].run: []}))
-    assert failed[0] == "reward" and {"ppo", "evaluate"} <= set(failed) and "world: kept" in capsys.readouterr().out
+    assert failed[0] == "reward" and {"ppo", "evaluate:core"} <= set(failed) and "world: kept" in capsys.readouterr().out
     assert started == ["prepare", "vision", "imitation", "no_camera", "ego_mlp", "tokens", "reward"]
     monkeypatch.setattr(proof, "begun", lambda stage, resume, options: (finish(stage, finished=None), Process(0))[1])
     assert proof.carry_out(list(stages.values()), {stages["world"].run: []}) == []
@@ -98,6 +122,6 @@ def test_a_failure_stops_only_what_needs_it_and_what_is_done_is_kept(stages, mon
 
 
 def test_the_tiny_recipe_s_stages_have_its_settings(tmp_path):
-    stages = {stage.name: stage for stage in proof.plan(tmp_path, tiny(1), None)}
+    stages = {stage.name: stage for stage in proof.plan({tmp_path: tiny(1)}, None, [])}
     assert stages["ppo_exact"].settings["iterations"] == 3 and stages["ppo_exact"].settings["reward"] == "exact"
     assert stages["world"].settings["logs"] == tiny(1).logs

@@ -22,8 +22,6 @@ REWARDS = ("model", "exact", "nearest", "no_camera", "exact_or_model")
 reward world model without pictures; the exact scorer where a scene is annotated, the reward world model where it is not."""
 LEARNED = ("model", "no_camera")
 """Rewards that a reward world model gives."""
-JUDGES = {"no_camera": "reward_no_camera"}
-"""Reward -> the stage whose checkpoint judges, where that is not `reward`."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ import torch
 from irlvla import run
 from irlvla.halves import log_halves
 from irlvla.model.reward_world_model import HEADS, RewardWorldModelConfig
-from irlvla.recipes import fit_stage, recipe_of, without_camera
+from irlvla.recipes import fit_stage, recipe_of
 from irlvla.rollout import chosen_scenes, load_policy, load_reward_world_model
 from irlvla.train import imitation, refit, reward
 from irlvla.train.calibration import doubt
@@ -77,7 +77,7 @@ def test_every_variant_trains_and_is_loaded_as_it_was(stages, tmp_path, model):
 
 def test_the_stage_without_a_camera_learns_from_the_same_labels(stages):
     folder, store, val, _, _ = stages
-    recipe = dataclasses.replace(recipe_of("tiny", REWARD.seed), reward=REWARD, reward_no_camera=without_camera(REWARD))
+    recipe = dataclasses.replace(recipe_of("tiny", REWARD.seed), reward=REWARD)
     written = {path.name: path.stat().st_mtime_ns for path in (folder / "reward" / "labels").iterdir()}
     checkpoint = fit_stage("reward_no_camera", recipe, folder, store, val, resume=False)
     assert checkpoint == folder / "reward_no_camera" / "checkpoint"
