@@ -81,9 +81,11 @@ class PpoConfig:
     clone_samples: int = 4
     kl_weight: float = 0.0
     learn: str = "both"
+    trajectory_weight: float = 1.0
     reward: str = "model"
     logs: str = "unjudged"
     pessimism: float | None = None
+    temperature: float = 1.0
     refit_every: int = 0
     refit: RefitConfig = field(default_factory=RefitConfig)
     with_ec: bool = True
@@ -196,7 +198,7 @@ def fit(
     while values["step"] < config.iterations and values["stopped"] is None:
         first = values["step"]
         place = _judging(config, reward, policy, store_train, store_val, folder, first, resume, cache_folder)
-        judge = reward_function(config.reward, place, train, device, config.pessimism)
+        judge = reward_function(config.reward, place, train, device, config.pessimism, config.temperature)
         last = min(config.iterations, (first // config.refit_every + 1) * config.refit_every if config.refit_every else config.iterations)
         with run.metrics_writer(folder, first - 1 if first else None) as write, progress(folder.name, config.iterations, first) as advance:
             if not values["probes"]:
@@ -300,7 +302,7 @@ def iteration(
         anchor, steps = chain_log_probs(policy, memory, both, learner.exploration)
         own, copied = (anchor[:, : config.group], steps[:, : config.group]), (anchor[:, config.group :], steps[:, config.group :])
         loss, parts = chain_loss(config, *own, old_anchor, old_steps, advantage)
-        loss = loss - config.clone_weight * (copied[0].mean() + copied[1].mean())
+        loss = loss - config.clone_weight * (copied[0].mean() + config.trajectory_weight * copied[1].mean())
         learner.optimisers["policy"].zero_grad(set_to_none=True)
         loss.backward()
         norm = torch.nn.utils.clip_grad_norm_(policy.parameters(), 1.0)
@@ -355,7 +357,7 @@ def chain_loss(
     if config.learn in ("both", "trajectories"):
         for index, clip_ratio in enumerate(clip_ratios(steps.shape[2], config.clip_ratio, config.clip_first)):
             part, measures = ppo_loss(steps[..., index], old_steps[..., index], advantage, clip_ratio)
-            loss = loss + weights[index] * part
+            loss = loss + config.trajectory_weight * weights[index] * part
             parts |= {f"step{index}_{name}": value for name, value in measures.items()}
     if config.kl_weight > 0:
         difference = torch.cat([(anchor - old_anchor)[..., None], steps - old_steps], dim=2)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from irlvla.data.store import Store
 from irlvla.model.policy import Policy
+from irlvla.model.reward_world_model import HEADS, RewardWorldModel
 from irlvla.nearest_reward import ScoredVocabulary, kept_vocabulary, nearest_sub_scores
 from irlvla.rollout import Comfort, chosen_scenes, exact_sub_scores, load_reward_world_model, predicted_sub_scores, two_frame_comfort
 from irlvla.scene_cache import SceneCache, remembered
@@ -46,7 +47,14 @@ class Rewards:
     sub_scores: SubScores
 
 
-def reward_function(kind: str, checkpoint: Path | str, train: Scenes, device: torch.device, pessimism: float | None = None) -> Judge:
+def reward_function(
+    kind: str,
+    checkpoint: Path | str,
+    train: Scenes,
+    device: torch.device,
+    pessimism: float | None = None,
+    temperature: float = 1.0,
+) -> Judge:
     """The function that judges plans in any scenes.
 
     Args:
@@ -55,7 +63,8 @@ def reward_function(kind: str, checkpoint: Path | str, train: Scenes, device: to
             not look at it.
         train: the training scenes, whose labels are the table of "nearest".
         device: where the reward world model computes.
-        pessimism: how many times its members' spread is taken off; None leaves what it was trained with.
+        pessimism: as in `judging_model`.
+        temperature: likewise.
 
     Raises:
         ValueError: an unknown kind.
@@ -67,9 +76,7 @@ def reward_function(kind: str, checkpoint: Path | str, train: Scenes, device: to
     if kind == "nearest":
         table = kept_vocabulary(labels_of(checkpoint), train.now.ego_history, train.now.command)
         return lambda scenes, rows, poses, prev_poses: _nearest(table, scenes, rows, poses, prev_poses)
-    model = load_reward_world_model(checkpoint, device)
-    if pessimism is not None:
-        model.config = replace(model.config, pessimism=pessimism)
+    model = judging_model(checkpoint, device, pessimism, temperature)
 
     def exact_or_predicted(scenes: Scenes, rows: np.ndarray, poses: Tensor, prev_poses: np.ndarray | None) -> SubScores:
         return _mixed(scenes.store.annotated[rows], _exact, predicted, scenes, rows, poses, prev_poses)
@@ -78,6 +85,28 @@ def reward_function(kind: str, checkpoint: Path | str, train: Scenes, device: to
         return predicted_sub_scores(model, scenes.now, rows, poses, _comfort(scenes, rows, poses, prev_poses))
 
     return exact_or_predicted if kind == "exact_or_model" else predicted
+
+
+def judging_model(
+    checkpoint: Path | str, device: torch.device, pessimism: float | None = None, temperature: float = 1.0
+) -> RewardWorldModel:
+    """A reward world model as it is to judge.
+
+    Its heads are calibrated one by one, while EPDMS multiplies them: failures coincide, so that a product of expectations is below the
+    expectation of the product, and more so the less certain they are. A temperature below 1 makes up for that.
+
+    Args:
+        checkpoint: of the reward world model.
+        device: where it computes.
+        pessimism: how many times its members' spread is taken off; None leaves what it was trained with.
+        temperature: by which every head's but EP's (a regression) is multiplied; below 1 its doubts count less.
+    """
+    model = load_reward_world_model(checkpoint, device)
+    if pessimism is not None:
+        model.config = replace(model.config, pessimism=pessimism)
+    others = [index for index, name in enumerate(HEADS) if name != "ep"]
+    model.temperature[others] *= temperature
+    return model
 
 
 def driven_scenes(logs: str, kind: str, checkpoint: Path | str, store: Store) -> Int[np.ndarray, "scenes"]:
