@@ -53,8 +53,8 @@ def advantages(
         failed: NC or DAC failures.
         values: the critic's expectation of each scene's reward.
         anchor: the anchor behind each sample.
-        kind: what is subtracted: "group" (the scene's mean), "critic" (its value), "both" (the mean of these two) or "anchor" (the mean
-            of the scene's samples of the same anchor, so that a sample that is alone with its anchor teaches nothing).
+        kind: what is subtracted: "group" (the scene's mean), "critic" (its value, and the batch's mean of what is left), "both" (the mean
+            of these two) or "anchor" (the mean of the scene's samples of the same anchor: one that is alone with it teaches nothing).
         scale: what one unit of advantage is in reward if the normalisation is "fixed".
         normalisation: "fixed", or "std": the spread of the scene's group, which is noise where the group is narrow.
 
@@ -72,6 +72,7 @@ def advantages(
         raise ValueError(f"unknown normalisation {normalisation!r}: {', '.join(NORMALISATIONS)}")
     group = rewards - rewards.mean(1, keepdim=True)
     critic = rewards - values[:, None]
+    critic = critic - critic.mean()
     centred = {"group": group, "critic": critic, "both": 0.5 * (group + critic)}.get(kind)
     if centred is None:
         same = (anchor[:, :, None] == anchor[:, None, :]).to(rewards)

@@ -33,7 +33,7 @@ class GuardConfig:
     below the start's true EPDMS.
     """
 
-    probe_every: int = 0
+    probe_every: int = 20
     gap_growth: float = 15.0
     below_imitation: int = 3
 

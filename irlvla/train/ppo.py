@@ -36,6 +36,7 @@ from irlvla.train.guards import GuardConfig, Probe, finish, guarded_probe, keep_
 from irlvla.train.loop import follow, progress, step_generator
 from irlvla.train.refit import RefitConfig, refit
 from irlvla.train.rewards import LEARNED, REWARDS, Judge, Scenes, driven_scenes, labels_of, reward_function, rewards_of
+from irlvla.types import SUB_SCORE_NAMES
 
 KINDS = {
     "reward": REWARDS,
@@ -52,13 +53,13 @@ class PpoConfig:
 
     `advantage` and `normalisation` are those of `irlvla.train.advantages.advantages`, `advantage_scale` is the fixed scale.
     `clip_first`: clip range of the first denoising step, from which it grows to `clip_ratio` at the last (None: the same at all).
-    `gate_below`: NC or DAC below this makes an advantage -1 at most; 0 turns that off. `learn`: "both", "confidences" or
-    "trajectories". `reward`: one of `irlvla.train.rewards.REWARDS`; `logs` to drive in: one of `irlvla.rollout.LOGS`.
-    `pessimism`: what its members' spread weighs (None: what it was trained with). `refit_every`: iterations after which the reward
-    world model is refitted on the policy's samples (0: never).
-    `spread_share`: share of an iteration's scenes drawn by their running spread of rewards, the rest evenly. `clone_weight` weighs
-    the log-likelihood of the frozen imitation policy's own chains: with little of it safety was bought with progress and comfort on
-    val. Exploration is narrower than that of the candidates.
+    `gate_below`: NC or DAC below this makes an advantage -1 at most; 0 turns that off. `learn`: "both" (the whole planner), or one
+    head of its last layer alone, "confidences" or "trajectories"; `trajectory_weight` weighs the denoising steps against the anchor.
+    `reward`: one of `irlvla.train.rewards.REWARDS`; `logs` to drive in: one of `irlvla.rollout.LOGS`. `pessimism` and `temperature`
+    are those of `irlvla.train.rewards.judging_model`. `refit_every`: iterations after which the reward world model is refitted on the
+    policy's samples (0: never). `spread_share`: share of an iteration's scenes drawn by their running spread of rewards, the rest
+    evenly. `clone_weight` weighs the log-likelihood of the frozen imitation policy's own chains, `kl_weight` the divergence from it:
+    with little of either safety was bought with progress and comfort on val. Exploration is narrower than that of the candidates.
     """
 
     exploration: ExplorationConfig = field(default_factory=lambda: ExplorationConfig(along=0.06, across=0.02))
@@ -99,6 +100,9 @@ class PpoConfig:
         for name, known in KINDS.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: {', '.join(known)}")
+        for name, least in (("group", 2), ("clone_samples", 1)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name} is {getattr(self, name)}, at least {least} are needed")
         if self.refit_every and self.reward not in LEARNED:
             raise ValueError(
                 f"reward {self.reward!r} cannot be refitted every {self.refit_every} iterations: only {', '.join(LEARNED)} can"
@@ -147,10 +151,20 @@ def learner_of(config: PpoConfig, start: Policy, scenes: Scenes) -> Learner:
     torch.manual_seed(config.seed)
     critic = Critic(policy.config.birds_eye.width).to(policy.scale.device)
     optimisers = {
-        "policy": torch.optim.AdamW(planner_parameters(policy), lr=config.rate, weight_decay=config.weight_decay),
+        "policy": torch.optim.AdamW(learning(policy, config.learn), lr=config.rate, weight_decay=config.weight_decay),
         "critic": torch.optim.AdamW(critic.parameters(), lr=config.critic_rate),
     }
     return Learner(config, policy, start, critic, exploration, optimisers, scenes)
+
+
+def learning(policy: Policy, learn: str) -> list[torch.nn.Parameter]:
+    """What PPO changes of a policy: its planner, or one head of the planner's last layer, so that the other's answers stay as they are."""
+    everything = planner_parameters(policy)
+    if learn == "both":
+        return everything
+    policy.requires_grad_(False)
+    head = {"confidences": policy.layers[-1].confidence, "trajectories": policy.layers[-1].residual}[learn]
+    return list(head.requires_grad_(True).parameters())
 
 
 def fit(
@@ -284,6 +298,7 @@ def iteration(
         clone = sampled_chains(learner.frozen, copied_memory, learner.exploration, config.clone_samples, generator)
         both = Chain(torch.cat([chain.anchor, clone.anchor], dim=1), torch.cat([chain.states, clone.states], dim=1))
         old_anchor, old_steps = (values[:, : config.group] for values in chain_log_probs(policy, memory, both, learner.exploration))
+        reference = chain_log_probs(learner.frozen, copied_memory, chain, learner.exploration) if config.kl_weight > 0 else None
     rewards = rewards_of(judge, policy, learner.scenes, rows, poses, config.with_ec, config.gate_below)
     value, value_loss = _critic_update(learner, rows, rewards.values)
     advantage = advantages(
@@ -293,15 +308,14 @@ def iteration(
     measures: dict[str, float] = {"reward": float(rewards.values.mean()), "value_loss": value_loss}
     measures["spread"] = float(spread.mean())
     measures["no_spread"] = float((spread < 0.01).float().mean())
-    measures |= {
-        name: float(getattr(rewards.sub_scores, name).mean()) for name in ("nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc", "ec")
-    }
+    measures |= {name: float(getattr(rewards.sub_scores, name).mean()) for name in SUB_SCORE_NAMES}
+    measures["ec"] = float(rewards.sub_scores.ec.sum() / rewards.sub_scores.ec_defined.sum().clamp(min=1))
     for _ in range(config.passes):
         memory = remembered(policy, learner.scenes.now, rows)
         # Own and cloned chains in one go: they share the scenes' anchor probabilities.
         anchor, steps = chain_log_probs(policy, memory, both, learner.exploration)
         own, copied = (anchor[:, : config.group], steps[:, : config.group]), (anchor[:, config.group :], steps[:, config.group :])
-        loss, parts = chain_loss(config, *own, old_anchor, old_steps, advantage)
+        loss, parts = chain_loss(config, *own, old_anchor, old_steps, advantage, reference)
         loss = loss - config.clone_weight * (copied[0].mean() + config.trajectory_weight * copied[1].mean())
         learner.optimisers["policy"].zero_grad(set_to_none=True)
         loss.backward()
@@ -333,6 +347,7 @@ def chain_loss(
     old_anchor: Float[Tensor, "scenes samples"],
     old_steps: Float[Tensor, "scenes samples steps"],
     advantage: Float[Tensor, "scenes samples"],
+    reference: tuple[Float[Tensor, "scenes samples"], Float[Tensor, "scenes samples steps"]] | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """PPO's loss over a batch of chains: the anchor's choice and every denoising step are actions with the same advantage.
 
@@ -343,6 +358,7 @@ def chain_loss(
         old_anchor: those of the policy that sampled.
         old_steps: likewise.
         advantage: of each chain.
+        reference: those of the policy that the divergence is from, needed where `config.kl_weight` is not 0.
 
     Returns:
         The loss, steps weighted by `denoising_weights`; and its measures by name.
@@ -359,7 +375,7 @@ def chain_loss(
             part, measures = ppo_loss(steps[..., index], old_steps[..., index], advantage, clip_ratio)
             loss = loss + config.trajectory_weight * weights[index] * part
             parts |= {f"step{index}_{name}": value for name, value in measures.items()}
-    if config.kl_weight > 0:
-        difference = torch.cat([(anchor - old_anchor)[..., None], steps - old_steps], dim=2)
+    if reference is not None:
+        difference = torch.cat([(reference[0] - anchor)[..., None], reference[1] - steps], dim=2)
         loss = loss + config.kl_weight * (difference.exp() - 1 - difference).mean()
     return loss, parts

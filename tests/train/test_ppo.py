@@ -24,7 +24,7 @@ from ..stand_in import IMITATION, MemoryStore
 
 REWARDS, FAILED = torch.tensor([[1.0, 0.6, 0.8, 0.0]]), torch.tensor([[False, False, True, True]])
 VALUE, ANCHOR = torch.tensor([0.5]), torch.tensor([[2, 2, 0, 1]])
-GUARDS = GuardConfig(gap_growth=1e3, below_imitation=99)
+GUARDS = GuardConfig(probe_every=0, gap_growth=1e3, below_imitation=99)
 PPO = PpoConfig(iterations=4, scenes=6, group=6, passes=2, clone_samples=2, candidates=2, save_every=2, guards=GUARDS)
 
 
@@ -49,8 +49,14 @@ def told(place):
 
 
 def test_advantages_are_centred_scaled_and_gated():
-    for kind, expected in (("group", [2.0, 0.0, -1.0, -3.0]), ("critic", [2.5, 0.5, -1.0, -2.5]), ("both", [2.25, 0.25, -1.0, -2.75])):
-        assert torch.allclose(advantages(REWARDS, FAILED, VALUE, ANCHOR, kind, 0.2), torch.tensor([expected])), kind
+    rewards, failed = torch.cat([REWARDS, torch.full((1, 4), 0.4)]), torch.cat([FAILED, torch.zeros_like(FAILED)])
+    values, anchor = torch.tensor([0.5, 0.5]), ANCHOR.expand(2, -1)
+    wanted = {"group": [2.0, 0.0, -1.0, -3.0], "critic": [2.5, 0.5, -1.0, -2.5], "both": [2.25, 0.25, -1.0, -2.75]}
+    for kind, expected in wanted.items():
+        found = advantages(rewards, failed, values, anchor, kind, 0.2)
+        assert torch.allclose(found[0], torch.tensor(expected), atol=1e-5), kind
+    # A critic that is wrong by the same amount everywhere teaches nothing else.
+    assert torch.allclose(advantages(rewards, failed, values - 5, anchor, "critic", 0.2)[0], torch.tensor(wanted["critic"]), atol=1e-4)
     with pytest.raises(ValueError, match="unknown kind of advantage 'mean'"):
         advantages(REWARDS, FAILED, VALUE, ANCHOR, "mean", 0.2)
 
