@@ -118,6 +118,7 @@ PPO_VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "ppo_anchor": ({"advantage": "anchor"}, "reward"),
     "ppo_std": ({"normalisation": "std"}, "reward"),
     "ppo_clip": ({"clip_first": 0.05}, "reward"),
+    "ppo_untempered": ({"temperature": 1.0}, "reward"),
     "ppo_refit": ({"refit_every": 40}, "reward"),
     "ppo_pessimistic": ({"pessimism": 1.0}, "reward_members"),
     "ppo_in_sample": ({"logs": "judged"}, "reward_in_sample"),

@@ -20,6 +20,7 @@ from irlvla.rollout import (
     chosen_device,
     chosen_scenes,
     load_policy,
+    load_reward_world_model,
     predicted_sub_scores,
     proposals,
     two_frame_comfort,
@@ -29,7 +30,6 @@ from irlvla.score.epdms import epdms
 from irlvla.train.imitation import denoising_loss, keep_best
 from irlvla.train.loop import batch_rows, cosine_rate, follow, progress, set_rate, step_generator
 from irlvla.train.ppo import candidate_steps
-from irlvla.train.rewards import judging_model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,10 +39,9 @@ class ContinuationConfig:
     target: str = "human"
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     seed: int = 0
-    steps: int = 240
+    steps: int = 320
     batch: int = 48
     group: int = 16
-    temperature: float = 1.0
     rate: float = 1e-4
     weight_decay: float = 0.0
     average_decay: float = 0.975
@@ -109,7 +108,7 @@ def fit(
 
 def _best_of_group(config: ContinuationConfig, policy: Policy, reward: Path | str, caches: StageCaches, half: np.ndarray) -> np.ndarray:
     """For each scene the proposal that PPO would reward most among the policy's G: EC counts against its plan of 0.5 s earlier."""
-    model = judging_model(reward, policy.scale.device, temperature=config.temperature)
+    model = load_reward_world_model(reward, policy.scale.device)
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     best = np.zeros((len(half), 8, 3), np.float32)
     for part in np.array_split(np.arange(len(half)), max(1, len(half) // 64)):

@@ -64,7 +64,7 @@ class PpoConfig:
 
     exploration: ExplorationConfig = field(default_factory=lambda: ExplorationConfig(along=0.06, across=0.02))
     seed: int = 0
-    iterations: int = 120
+    iterations: int = 160
     scenes: int = 48
     group: int = 16
     passes: int = 2
@@ -78,15 +78,15 @@ class PpoConfig:
     normalisation: str = "fixed"
     advantage_scale: float = 0.2
     gate_below: float = 0.5
-    clone_weight: float = 0.3
+    clone_weight: float = 0.5
     clone_samples: int = 4
     kl_weight: float = 0.0
     learn: str = "both"
-    trajectory_weight: float = 1.0
+    trajectory_weight: float = 8.0
     reward: str = "model"
     logs: str = "unjudged"
     pessimism: float | None = None
-    temperature: float = 1.0
+    temperature: float = 0.6
     refit_every: int = 0
     refit: RefitConfig = field(default_factory=RefitConfig)
     with_ec: bool = True

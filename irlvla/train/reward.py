@@ -35,7 +35,7 @@ class RewardConfig:
     exploration: ExplorationConfig = field(default_factory=ExplorationConfig)
     seed: int = 0
     half: str = "A"
-    steps: int = 800
+    steps: int = 1400
     batch: int = 32
     proposals: int = 24
     vocabulary_dropout: float = 0.5

@@ -1,5 +1,6 @@
 """Stages 2 and 3 on a stand-in store: they learn, resume to the same numbers, and mean what they say."""
 
+import copy
 import dataclasses
 
 import numpy as np
@@ -23,7 +24,7 @@ from irlvla.train import continuation, imitation, labels, ppo, reward
 from irlvla.train.advantages import denoising_weights
 from irlvla.train.candidates import CandidatesConfig
 from irlvla.train.continuation import ContinuationConfig
-from irlvla.train.ppo import PpoConfig, chain_loss
+from irlvla.train.ppo import PpoConfig, chain_loss, learning
 from irlvla.train.reward import RewardConfig
 
 from ..stand_in import IMITATION, MemoryStore
@@ -135,7 +136,7 @@ def test_on_the_first_pass_the_ratio_is_exactly_one_and_the_gradient_is_the_poli
     )
     loss, measures = chain_loss(PPO, anchor, steps, old_anchor, old_steps, advantage)
     assert all(float(value) == 0 for value in measures.values())
-    weights = denoising_weights(2, PPO.gamma_denoising)
+    weights = PPO.trajectory_weight * denoising_weights(2, PPO.gamma_denoising)
     plain = -(advantage * anchor).mean() - sum(weights[index] * (advantage * steps[..., index]).mean() for index in range(2))
     parameters = [parameter for parameter in policy.parameters() if parameter.requires_grad]
     clipped = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
@@ -151,6 +152,20 @@ def test_learning_only_confidences_leaves_the_steps_out(stages):
         config = dataclasses.replace(PPO, learn=learn)
         _, parts = chain_loss(config, old_anchor, old_steps, old_anchor, old_steps, torch.ones_like(old_anchor))
         assert parts and not any(name.startswith(absent) for name in parts)
+
+
+def test_one_head_that_learns_leaves_the_other_s_answers_as_they_are(stages):
+    policy, cache, *_ = chains(stages)
+    with torch.no_grad():
+        before = policy.deployed(remembered(policy, cache, np.arange(4)))
+    for learn, kept in (("confidences", "clean"), ("trajectories", "confidence")):
+        other = copy.deepcopy(policy)
+        with torch.no_grad():
+            for parameter in learning(other, learn):
+                parameter += 0.1
+            after = other.deployed(remembered(other, cache, np.arange(4)))
+        moved = {name: not torch.equal(getattr(before, name), getattr(after, name)) for name in ("clean", "confidence")}
+        assert moved == {name: name != kept for name in moved}
 
 
 def test_ppo_with_the_exact_reward_raises_it(stages, tmp_path):
