@@ -78,7 +78,7 @@ class PpoConfig:
     normalisation: str = "fixed"
     advantage_scale: float = 0.2
     gate_below: float = 0.5
-    clone_weight: float = 0.5
+    clone_weight: float = 0.45
     clone_samples: int = 4
     kl_weight: float = 0.0
     learn: str = "both"
