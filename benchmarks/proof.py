@@ -43,8 +43,8 @@ ONCE = ("ppo_annotated_model",)
 """Its rows for the seeds of the ablations alone."""
 ABLATIONS = tuple(name for name in PPO_VARIANTS if name not in (*REWARD_ROWS, *CAMERA_ONLY_ROWS, *ONCE))
 TRAINED_AFTER_REWARD = ("ppo", "imitation_continued", "best_of_g", *REWARD_ROWS)
-TWO_CORES = ("world", "prepare", "vision")
-"""Stages that take both: two processes, or two threads of torch, which alone are nearly twice as fast as one."""
+TWO_CORES = ("world", "prepare")
+"""Stages that take both, with two processes. Torch gets one thread a stage: two beside anything else that works wait for each other."""
 UNTIL = {"imitation": ("world", "strip", "prepare", "vision", "imitation", "no_camera", "ego_mlp", "tokens")}
 
 
@@ -285,15 +285,14 @@ def begun(stage: Stage, resume: bool, options: Sequence[str]) -> subprocess.Pope
         "begun": time.strftime("%FT%TZ", time.gmtime()),
     }
     about |= {"interrupted": resume, "seconds": seconds, "settings": stage.settings, "needs": inputs_of(stage), "finished": None}
-    threads = CORES if stage.name == "vision" else 1
-    arguments = ["--run", str(stage.run), "--stage", stage.name, *options, "--threads", str(threads)]
+    arguments = ["--run", str(stage.run), "--stage", stage.name, *options]
     rows = (stage.settings or {}).get("rows", ()) if stage.name.startswith("evaluate") else ()
     arguments += ["--rows", *rows] if rows else []
     write_json(mark_of(*stage.key), about | {"command": " ".join(["benchmarks/proof_stage.py", *arguments])})
     command = [sys.executable, str(ROOT / "benchmarks" / "proof_stage.py"), *arguments, "--parent", str(os.getpid())]
     command += ["--resume"] if resume else []
     log_of(stage).parent.mkdir(parents=True, exist_ok=True)
-    one = {name: str(threads) for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS")}
+    one = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS"), "1")
     with log_of(stage).open("a" if resume else "w") as log:
         return subprocess.Popen(command, stdout=log, stderr=log, stdin=subprocess.DEVNULL, cwd=ROOT, env=os.environ | one)
 

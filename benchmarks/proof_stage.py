@@ -53,7 +53,6 @@ def main(
     seed: int,
     recipe: str = "default",
     test_logs: int | None = None,
-    threads: int = 1,
     rows: tuple[str, ...] = (),
     resume: bool = False,
     parent: int | None = None,
@@ -66,14 +65,13 @@ def main(
         seed: of everything.
         recipe: a key of RECIPES.
         test_logs: of the world, where that shall be more than its size brings.
-        threads: of torch.
         rows: to evaluate; none: all that can be.
         resume: go on with what an interrupted process left.
         parent: the process without which this one ends.
     """
     if parent is not None:
         leave_with(parent)
-    torch.set_num_threads(threads)
+    torch.set_num_threads(1)
     stage = stage.split(":")[0]
     if not resume:
         for name in OWN.get(stage, (stage,)):
