@@ -27,6 +27,7 @@ from irlvla.recipes import PPO_VARIANTS, REWARD_VARIANTS, Recipe, judge_of, reci
 from irlvla.run import write_json  # noqa: E402
 
 CORES = 2
+"""So many stages at a time. World and preparing use two processes each, which beside another stage only takes longer."""
 POLL = 0.5
 """Seconds between two looks at what runs."""
 CAMERA_ONLY = "camera_only"
@@ -43,8 +44,6 @@ ONCE = ("ppo_annotated_model",)
 """Its rows for the seeds of the ablations alone."""
 ABLATIONS = tuple(name for name in PPO_VARIANTS if name not in (*REWARD_ROWS, *CAMERA_ONLY_ROWS, *ONCE))
 TRAINED_AFTER_REWARD = ("ppo", "imitation_continued", "best_of_g", *REWARD_ROWS)
-TWO_CORES = ("world", "prepare")
-"""Stages that take both, with two processes. Torch gets one thread a stage: two beside anything else that works wait for each other."""
 UNTIL = {"imitation": ("world", "strip", "prepare", "vision", "imitation", "no_camera", "ego_mlp", "tokens")}
 
 
@@ -62,11 +61,6 @@ class Stage:
     def key(self) -> tuple[Path, str]:
         """Folder and name."""
         return self.run, self.name
-
-    @property
-    def cores(self) -> int:
-        """How many it takes."""
-        return CORES if self.name in TWO_CORES else 1
 
 
 def main(
@@ -226,12 +220,10 @@ def agree(left: Any, right: Any) -> bool:
 def startable(waiting: Sequence[Stage], running: Sequence[Stage], cores: int = CORES) -> list[Stage]:
     """Which of the waiting stages, in their order, can start beside those that run: what they need is done, and cores are free."""
     undone = {stage.key for stage in (*waiting, *running)}
-    free, found = cores - sum(stage.cores for stage in running), []
-    for stage in waiting:
-        if stage.cores <= free and not undone.intersection(stage.needs) and all(kept_mark(*need).get("finished") for need in stage.needs):
-            found.append(stage)
-            free -= stage.cores
-    return found
+    ready = [
+        stage for stage in waiting if not undone.intersection(stage.needs) and all(kept_mark(*need).get("finished") for need in stage.needs)
+    ]
+    return ready[: max(0, cores - len(running))]
 
 
 def carry_out(stages: Sequence[Stage], options: Mapping[Path, Sequence[str]]) -> list[Stage]:
