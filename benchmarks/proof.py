@@ -3,6 +3,7 @@
 python benchmarks/proof.py                              # all that is missing below runs/results, then docs/results.md and README's table
 python benchmarks/proof.py --until imitation            # worlds, stores and stage 1 of all seeds
 python benchmarks/proof.py --only core --seeds 31
+python benchmarks/proof.py --write-only                 # only docs/results.md, docs/results.json and README's table, from docs/results/
 """
 
 import fcntl
@@ -19,7 +20,10 @@ from typing import Any, Literal
 import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # this checkout, whichever is installed
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]  # this checkout, whichever is installed
+
+from proof_pages import write_pages  # noqa: E402
+from proof_record import CAMERA_ONLY, record  # noqa: E402
 
 from irlvla import origin  # noqa: E402
 from irlvla.files import json_mapping  # noqa: E402
@@ -30,8 +34,6 @@ CORES = 2
 """So many stages at a time. World and preparing use two processes each, which beside another stage only takes longer."""
 POLL = 0.5
 """Seconds between two looks at what runs."""
-CAMERA_ONLY = "camera_only"
-"""The folder, below a seed's, of the run in which half of the training logs hold cameras only."""
 BASELINE_ROWS = ("human", "pdm_closed", "constant_velocity", "ctra", "stand_still", "ego_mlp", "no_camera")
 METHOD_ROWS = ("imitation", "imitation_continued", "best_of_g", "selector", "ppo", "ppo_selector")
 REWARD_ROWS = ("ppo_exact", "ppo_nearest", "ppo_no_camera_reward")
@@ -71,8 +73,11 @@ def main(
     ablation_seeds: tuple[int, ...] | None = None,
     only: Literal["core", "camera_only", "ablations", "evaluate"] | None = None,
     until: Literal["imitation"] | None = None,
+    write_only: bool = False,
+    docs: Path = ROOT / "docs" / "results",
+    readme: Path = ROOT / "README.md",
 ) -> None:
-    """Carries out what is missing, two stages at a time.
+    """Carries out what is missing, two stages at a time, and writes the tables of all that was evaluated so far.
 
     Args:
         seeds: one run each: world, imitation, reward world models and PPO from scratch.
@@ -82,7 +87,13 @@ def main(
         ablation_seeds: those of the seeds that get the ablations (default: the first).
         only: a part of the work, with what it needs; evaluate: what was trained so far, as it is.
         until: stop after stage 1.
+        write_only: only write the tables of what `docs` holds.
+        docs: gets rows and scores; results.md and results.json are written beside it.
+        readme: whose table is replaced.
     """
+    if write_only:
+        write_pages(docs, readme)
+        return
     recipes = {seed: recipe_of(recipe, seed) for seed in seeds}
     chosen = seeds[:1] if ablation_seeds is None else ablation_seeds
     stages = plan({runs / str(seed): recipes[seed] for seed in seeds}, test_logs, [runs / str(seed) for seed in chosen], only)
@@ -96,6 +107,11 @@ def main(
             raise SystemExit(f"another proof works in {runs}") from error
         options = ["--recipe", recipe, *([] if test_logs is None else ["--test-logs", str(test_logs)])]
         failed = carry_out(stages, {runs / str(seed): ["--seed", str(seed), *options] for seed in seeds})
+    for seed in seeds:
+        record(runs / str(seed), seed, docs)
+    if any(docs.glob("*.npz")):
+        write_pages(docs, readme)
+        print(f"wrote {docs}, {docs.with_suffix('.md')}, {docs.with_suffix('.json')} and {readme}")
     if failed:
         raise SystemExit("not done: " + ", ".join(label(stage) for stage in failed))
 

@@ -14,7 +14,9 @@ import torch
 import tyro
 
 ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))  # this checkout, whichever is installed
+sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]  # this checkout, whichever is installed
+
+from proof_record import CAMERA_ONLY  # noqa: E402
 
 from irlvla.baselines import BASELINES  # noqa: E402
 from irlvla.camera_only import write_camera_only  # noqa: E402
@@ -40,8 +42,6 @@ from irlvla.reward_benchmark import benchmark, print_quality  # noqa: E402
 from irlvla.run import provenance, write_json  # noqa: E402
 from irlvla.workers import leave_with  # noqa: E402
 
-CAMERA_ONLY = "camera_only"
-"""The folder, below a seed's, of the run in which half of the training logs hold cameras only."""
 PRIVILEGED = ("human", "pdm_closed")
 OWN = {"vision": ("imitation",), **dict.fromkeys(("imitation", "world", "strip", "prepare", "tokens", "evaluate", "quality"), ())}
 """Folders of a stage that begins afresh, where that is not the one of its name: what lies there is removed."""
@@ -146,6 +146,7 @@ def evaluate(run: Path, world: Path, seed: int, rows: Sequence[str]) -> None:
     Leaves `evaluation/test/<row>.csv` with a line a scene and `<row>.json` with means, intervals and where they come from.
     """
     folder, store, split = run / "evaluation" / "test", Store(run / "stores" / "test"), world / "splits" / "test.yaml"
+    folder.mkdir(parents=True, exist_ok=True)
     made = {row: made_of(run, row) for row in rows}
     missing = [row for row in rows if not (folder / f"{row}.json").exists() or json_mapping(folder / f"{row}.json")["made"] != made[row]]
     print(f"{len(store)} scenes, rows: {', '.join(missing) or 'all kept'}")
@@ -159,7 +160,14 @@ def evaluate(run: Path, world: Path, seed: int, rows: Sequence[str]) -> None:
     np.savez_compressed(folder.parent / "subsets.npz", **{name: mask for name, mask in parts.items() if name != "all"})
     for row, table in tables.items():
         write_table(folder / f"{row}.csv", table)
-        about = {"policy": row, "seed": seed, "definition": EPDMS, "split": "test", **origin_of(run, row, made[row] or {})}
+        about = {
+            "policy": row,
+            "run": "" if run.name != CAMERA_ONLY else f"{CAMERA_ONLY}/",
+            "seed": seed,
+            "definition": EPDMS,
+            "split": "test",
+            **origin_of(run, row, made[row] or {}),
+        }
         write_json(folder / f"{row}.json", about | {"parts": {name: summary(table, mask) for name, mask in parts.items()}})
 
 

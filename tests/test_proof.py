@@ -10,7 +10,13 @@ from irlvla.recipes import STAGES, default, tiny
 ROOT = Path(__file__).resolve().parents[1]
 
 
+sys.path.append(str(ROOT / "benchmarks"))  # they import each other by name
+
+
 def benchmark(name):
+    """A file of benchmarks as a module."""
+    if name in sys.modules:
+        return sys.modules[name]
     specification = importlib.util.spec_from_file_location(name, ROOT / "benchmarks" / f"{name}.py")
     module = importlib.util.module_from_spec(specification)
     sys.modules[name] = module  # its dataclasses look themselves up there
