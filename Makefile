@@ -44,7 +44,7 @@ parity: setup
 	$(BIN)/python tests/golden/compare.py $(SET) build/parity_epdms.csv build/parity_epdms_unfiltered.csv
 
 results: setup
-	$(BIN)/python benchmarks/seeds.py
+	$(BIN)/python benchmarks/proof.py
 
 format: setup
 	$(BIN)/ruff check --fix .

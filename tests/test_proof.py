@@ -1,6 +1,9 @@
 import importlib.util
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -131,3 +134,36 @@ def test_the_tiny_recipe_s_stages_have_its_settings(tmp_path):
     stages = {stage.name: stage for stage in proof.plan({tmp_path: tiny(1)}, None, [])}
     assert stages["ppo_exact"].settings["iterations"] == 3 and stages["ppo_exact"].settings["reward"] == "exact"
     assert stages["world"].settings["logs"] == tiny(1).logs
+
+
+def left(folder):
+    """Processes that work in a folder."""
+    found = []
+    for place in Path("/proc").glob("[0-9]*/cmdline"):
+        try:
+            found += [place] if str(folder) in place.read_text() and int(place.parent.name) != os.getpid() else []
+        except OSError:  # it ended just now
+            continue
+    return found
+
+
+def test_a_proof_that_was_killed_leaves_no_process_behind_and_goes_on(tmp_path):
+    runs = tmp_path / "runs"
+    options = ["--seeds", "1", "--recipe", "tiny", "--test-logs", "2", "--only", "core", "--runs", runs, "--docs", tmp_path / "docs"]
+    command = [sys.executable, "-u", ROOT / "benchmarks" / "proof.py", *options]
+    seen = []
+    for until in ("prepare: begins", "vision: begins"):
+        with subprocess.Popen([*map(str, command)], stdout=subprocess.PIPE, text=True) as process:
+            for line in process.stdout:
+                seen.append(line.split("1 ", 1)[1].strip())
+                if line.strip().endswith(until):
+                    break
+            process.kill()
+        end = time.monotonic() + 60
+        while left(runs) and time.monotonic() < end:
+            time.sleep(0.1)
+        assert left(runs) == []
+    assert seen[0] == "world: begins" and "world: kept" in seen and "prepare: goes on" in seen
+    mark = json.loads((runs / "1" / "marks" / "prepare.json").read_text())
+    assert mark["finished"] and mark["interrupted"] and mark["command"].startswith("benchmarks/proof_stage.py --run")
+    assert len(list((runs / "1" / "stores").iterdir())) == 3
