@@ -319,7 +319,7 @@ stages `reward_no_camera` and so on.
 
 ## Wall seconds
 
-On two cores, two stages side by side with one thread each (`vision` alone with two), with the start of the process; stages that were
+On two cores, two stages side by side with one thread each, with the start of the process; stages that were
 interrupted are left out.
 
 {wall_table(found)}
