@@ -193,9 +193,10 @@ def reward_table(rows: Sequence[Mapping[str, Any]]) -> str:
     lines = []
     for row in rows:
         predicted = ["" if row.get(f"auc_{name}") is None else f"{row[f'auc_{name}']:.3f} ({row[f'ece_{name}']:.3f})" for name in AUCS]
+        cost = ["" if row["parameters"] is None else f"{row['parameters']:,}", number(row["milliseconds_per_1000"])]
         gains = [number(row.get(f"enrichment_{group}")) for group in (8, 20, 64)]
-        lines.append([row["kind"], row["model"], str(row["seeds"]), *predicted, number(row.get("spearman"), 3), *gains])
-    head = ["candidates", "reward model", "seeds", *(name.upper() for name in AUCS), "Spearman", "G = 8", "20", "64"]
+        lines.append([row["kind"], row["model"], str(row["seeds"]), *predicted, number(row.get("spearman"), 3), *gains, *cost])
+    head = ["candidates", "reward model", "seeds", *(name.upper() for name in AUCS), "Spearman", "G = 8", "20", "64", "parameters", "ms"]
     return table(head, lines, 2)
 
 
@@ -308,8 +309,8 @@ EPDMS. `late onset`: braking or turning starts after t0, so that ego status does
 ## Reward models
 
 On test, mean over seeds: AUC of each sub-score with its calibration error in brackets, Spearman with true EPDMS within a scene,
-enrichment in points of EPDMS at G = 8, 20, 64. Rows and candidates as in [reward.md](reward.md); `rwm_no_camera` and the like are the
-stages `reward_no_camera` and so on.
+enrichment in points of EPDMS at G = 8, 20, 64, parameters, and milliseconds for 1,000 candidates. Rows and candidates as in
+[reward.md](reward.md); `rwm_no_camera` and the like are the stages `reward_no_camera` and so on.
 
 {reward_table(found["reward_models"]) if found["reward_models"] else empty}
 
