@@ -2,6 +2,7 @@
 
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 
 from irlvla.acceptance import acceptance, calibration_error, enrichment
 from irlvla.data.store import Store
+from irlvla.files import json_mapping
 from irlvla.halves import log_halves
 from irlvla.model.diffusion import Exploration
 from irlvla.model.policy import Policy
@@ -113,6 +115,15 @@ def accepted(model: RewardWorldModel, judged: Judgement) -> dict[str, Any]:
     if model.config.members > 1:
         report["doubt"] = doubt(member_rewards(model, judged.cache, np.arange(count), judged.poses), true)
     return report
+
+
+def objection(checkpoint: Path) -> str | None:
+    """What speaks against a reward world model by the acceptance that lies beside its checkpoint; None without either."""
+    path = checkpoint.parent / "acceptance.json"
+    low = (json_mapping(path).get("enrichment_ci95") or [None])[0] if path.exists() else None
+    if low is None or low > 0:
+        return None
+    return f"{path}: what it chooses among proposals of val may be no better than their mean (enrichment's interval begins at {low:+.1f})"
 
 
 @torch.no_grad()

@@ -20,7 +20,7 @@ from irlvla.model.bev import SceneTokens, Seen, ahead_loss, map_loss
 from irlvla.model.diffusion import k_means, noisy, normaliser_of
 from irlvla.model.policy import Memory, Policy, PolicyConfig, planner_loss, planner_parameters
 from irlvla.rollout import chosen_device
-from irlvla.scene_cache import StageCaches, inputs, stage_caches
+from irlvla.scene_cache import SceneCache, StageCaches, inputs, remembered, stage_caches
 from irlvla.train.controls import EgoMlpConfig, ego_mlp_step
 from irlvla.train.loop import batch_rows, cosine_rate, follow, probe, progress, set_rate, step_generator
 from irlvla.train.moments import ego_status, humans, moments, pictures
@@ -241,6 +241,17 @@ def _shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
     return images[:, :, rows][:, :, :, columns]
 
 
+@torch.no_grad()
+def held_out_loss(policy: Policy, cache: SceneCache, batch: int = 64) -> float:
+    """`denoising_loss` of a policy on cached scenes, always with the same noise: where it is flat, imitation is trained out."""
+    generator, total = torch.Generator().manual_seed(0), 0.0
+    for rows in np.array_split(np.arange(len(cache)), max(1, len(cache) // batch)):
+        memory = remembered(policy, cache, rows)
+        loss, _ = denoising_loss(policy, memory, torch.from_numpy(np.array(cache.human[rows])).to(memory.ego.device), generator)
+        total += float(loss) * len(rows)
+    return total / len(cache)
+
+
 def save_policy(folder: Path, policy: Policy, config: object, store: Store) -> None:
     """Writes a policy's checkpoint: `irlvla.rollout.load_policy` reads it."""
     normaliser = {"offset": policy.offset, "scale": policy.scale, "anchors": policy.in_metres(policy.anchors)}
@@ -268,6 +279,7 @@ def keep_best(
     """Probes a candidate on val and saves it if it is the best so far; gives the best EPDMS."""
     policy.eval()
     probed = probe(policy, store_val, np.arange(len(store_val)), caches.val, caches.val_before)
+    write(step, val__loss=held_out_loss(policy, caches.val))
     write(step, **{f"val__{name}": value for name, value in probed.items()})
     if best is None or probed["epdms"] > best:
         save_policy(folder / "checkpoint", policy, config, store_train)

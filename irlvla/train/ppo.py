@@ -32,6 +32,7 @@ from irlvla.train.advantages import (
     follow_spread,
     scene_rows,
 )
+from irlvla.train.calibration import objection
 from irlvla.train.guards import GuardConfig, Probe, finish, guarded_probe, keep_candidate, not_finite, reason_to_stop
 from irlvla.train.loop import follow, progress, step_generator
 from irlvla.train.refit import RefitConfig, refit
@@ -199,6 +200,9 @@ def fit(
     frozen = load_policy(imitation, device)
     caches = stage_caches(frozen, store_train, store_val, cache_folder)
     driven = driven_scenes(config.logs, config.reward, reward, store_train)
+    doubtful = objection(Path(reward)) if config.reward in (*LEARNED, "exact_or_model") else None
+    if doubtful is not None:
+        print(f"{folder.name}: warning: the reward world model is not accepted: {doubtful}")
     train, val = Scenes(store_train, caches.train, caches.train_before), Scenes(store_val, caches.val, caches.val_before)
     learner = learner_of(config, frozen, train)
     policy, optimisers, average = learner.policy, learner.optimisers, copy.deepcopy(frozen).requires_grad_(False)

@@ -45,6 +45,13 @@ def test_imitation_learns_to_stop_at_red_and_the_control_without_a_camera_cannot
     end = {name: plans(policy, val, every)[:, -1, 0] / val.speed for name, policy in (("seeing", seeing), ("blind", control))}
     assert end["seeing"][~val.red].mean() - end["seeing"][val.red].mean() > 1.0
     assert abs(end["blind"][val.red].mean() - end["blind"][~val.red].mean()) < 0.3
+    held_out = {
+        name: value
+        for name in ("seeing", "blind")
+        for _, metric, value in run.metrics(tmp_path / name / "metrics.csv")
+        if metric == "val/loss"
+    }
+    assert 0 < held_out["seeing"] < held_out["blind"]
 
 
 def test_the_ego_control_learns_and_is_kept_when_complete(tmp_path):

@@ -13,6 +13,7 @@ from irlvla.model.reward_world_model import RewardWorldModelConfig
 from irlvla.rollout import load_policy
 from irlvla.train import imitation, ppo, reward
 from irlvla.train.advantages import advantages, clip_ratios, follow_spread, scene_rows
+from irlvla.train.calibration import objection
 from irlvla.train.candidates import CandidatesConfig
 from irlvla.train.guards import GuardConfig, not_finite, reason_to_stop
 from irlvla.train.loop import batch_rows
@@ -255,3 +256,14 @@ def test_between_rounds_the_reward_is_refitted_and_a_resumed_run_goes_on_with_th
 def test_only_a_learned_reward_is_refitted():
     with pytest.raises(ValueError, match="reward 'exact' cannot be refitted every 5 iterations"):
         dataclasses.replace(PPO, reward="exact", refit_every=5)
+
+
+def test_a_reward_world_model_that_was_not_accepted_is_named(tmp_path):
+    checkpoint = tmp_path / "reward" / "checkpoint"
+    assert objection(checkpoint) is None
+    checkpoint.mkdir(parents=True)
+    acceptance = tmp_path / "reward" / "acceptance.json"
+    acceptance.write_text('{"enrichment_ci95": [0.5, 3.0]}')
+    assert objection(checkpoint) is None
+    acceptance.write_text('{"enrichment_ci95": [-0.5, 3.0]}')
+    assert str(acceptance) in objection(checkpoint) and "-0.5" in objection(checkpoint)
