@@ -12,12 +12,16 @@ from irlvla.definitions import EPDMS
 from irlvla.files import json_mapping
 from irlvla.recipes import PPO_VARIANTS
 from irlvla.run import write_json
+from irlvla.viewer.gap import Curve, curve_of_probes, gap_figure
 
 BEGIN, END = "<!-- table: begin (make results) -->", "<!-- table: end -->"
 MAIN_ROWS = (
     "human", "pdm_closed", "constant_velocity", "ctra", "stand_still", "ego_mlp", "no_camera", "images_zeroed", "imitation",
     "imitation_continued", "best_of_g", "selector", "selector_exact", "ppo", "ppo_by_predicted", "ppo_selector", "ppo_exact", "ppo_nearest",
     "ppo_no_camera_reward",
+)  # fmt: skip
+GAP_ROWS = (
+    "ppo", "ppo_untempered", "ppo_refit", "ppo_pessimistic", "ppo_unheld", "ppo_unheld_refit", "ppo_unheld_pessimistic", "ppo_unheld_guarded",
 )  # fmt: skip
 TIMED = ("world", "prepare", "vision", "imitation", "no_camera", "reward", "ppo", "ppo_exact", "imitation_continued", "best_of_g")
 AUCS = ("nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc")
@@ -38,6 +42,9 @@ def write_pages(docs: Path, readme: Path) -> dict[str, Any]:
         raise SystemExit(f"nothing is recorded in {docs}")
     found = together(docs, seeds)
     write_json(docs.with_suffix(".json"), found)
+    gaps = gap_curves([json_mapping(path) for path in sorted((docs / "rows").glob("*.json"))])
+    if gaps:
+        gap_figure(gaps).savefig(docs / "gap.png")
     docs.with_suffix(".md").write_text(document(found))
     readme.write_text(between(readme.read_text(), readme_table(found)))
     return found
@@ -92,6 +99,13 @@ def together(docs: Path, seeds: Sequence[int]) -> dict[str, Any]:
             if row["probes"] and row["probes"]["stopped"] and not row["policy"].endswith("_by_predicted")
         ],
     }
+
+
+def gap_curves(about: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:
+    """Curves of the hacking gap of the first seed that has a provoked run, else of the first seed."""
+    there = {(row["seed"], row["policy"]): row["probes"] for row in about if row["probes"] and not row.get("run")}
+    seeds = sorted({seed for seed, _ in there}, key=lambda seed: ((seed, "ppo_unheld") not in there, seed))
+    return {name: curve_of_probes(there[seeds[0], name]) for name in GAP_ROWS if seeds and (seeds[0], name) in there}
 
 
 def with_distances(row: dict[str, Any], about: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -313,6 +327,14 @@ enrichment in points of EPDMS at G = 8, 20, 64, parameters, and milliseconds for
 [reward.md](reward.md); `rwm_no_camera` and the like are the stages `reward_no_camera` and so on.
 
 {reward_table(found["reward_models"]) if found["reward_models"] else empty}
+
+## The hacking gap
+
+What the reward says of the deployed plans less what is true, and the truth, on val: PPO as it is; without the temperature; with
+refits, with pessimism; and provoked (`ppo_unheld`: no cloning, five times the learning rate), alone, with each remedy, and with the
+guards on.
+
+![The hacking gap over PPO's iterations](results/gap.png)
 
 ## Guards
 

@@ -106,8 +106,10 @@ REWARD_VARIANTS: dict[str, dict[str, Any]] = {
     "reward_vocabularies": {"candidates": {"vocabularies": (32, 256, 2048, 8192)}},
 }
 """Stages that are the recipe's `reward` but for what is changed here."""
-SAME_LABELS = ("reward_no_camera", "reward_members")
+SAME_LABELS = ("reward_no_camera", "reward_members", "reward_queries")
 """Those that learn from the labels of `reward`."""
+_UNHELD = {"clone_weight": 0.0, "rate": 5e-4, "iterations": 60}
+_UNGUARDED = {"guards": {"probe_every": 5, "gap_growth": 100.0, "below_imitation": 99}}
 PPO_VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "ppo_exact": ({"reward": "exact"}, "reward"),
     "ppo_nearest": ({"reward": "nearest"}, "reward"),
@@ -119,6 +121,12 @@ PPO_VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "ppo_std": ({"normalisation": "std"}, "reward"),
     "ppo_clip": ({"clip_first": 0.05}, "reward"),
     "ppo_untempered": ({"temperature": 1.0}, "reward"),
+    "ppo_light_steps": ({"trajectory_weight": 1.0}, "reward"),
+    "ppo_little_cloning": ({"clone_weight": 0.1}, "reward"),
+    "ppo_kl": ({"clone_weight": 0.0, "kl_weight": 0.5}, "reward"),
+    "ppo_spread": ({"spread_share": 0.5}, "reward"),
+    "ppo_no_ec": ({"with_ec": False}, "reward"),
+    "ppo_no_gate": ({"gate_below": 0.0}, "reward"),
     "ppo_refit": ({"refit_every": 40}, "reward"),
     "ppo_pessimistic": ({"pessimism": 1.0}, "reward_members"),
     "ppo_in_sample": ({"logs": "judged"}, "reward_in_sample"),
@@ -127,6 +135,10 @@ PPO_VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "ppo_no_vocabulary": ({}, "reward_no_vocabulary"),
     "ppo_shifted": ({}, "reward_shifted"),
     "ppo_vocabularies": ({}, "reward_vocabularies"),
+    "ppo_unheld": (_UNHELD | _UNGUARDED, "reward"),
+    "ppo_unheld_refit": (_UNHELD | _UNGUARDED | {"refit_every": 10}, "reward"),
+    "ppo_unheld_pessimistic": (_UNHELD | _UNGUARDED | {"pessimism": 2.0}, "reward_members"),
+    "ppo_unheld_guarded": (_UNHELD | {"guards": {"probe_every": 5}}, "reward"),
     "ppo_annotated": ({"reward": "exact", "logs": "annotated"}, "reward"),
     "ppo_annotated_model": ({"logs": "annotated"}, "reward"),
     "ppo_all_logs": ({"reward": "exact_or_model", "logs": "all"}, "reward"),

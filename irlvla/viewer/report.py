@@ -16,7 +16,7 @@ from irlvla.definitions import DEFINITIONS
 from irlvla.evaluate import METRIC_NAMES, Plans, SceneTable
 from irlvla.run import metrics
 from irlvla.viewer.birds_eye import PLANS, birds_eye
-from irlvla.viewer.gap import gap_figure, gap_stages
+from irlvla.viewer.gap import curve_of, gap_figure, gap_stages
 
 SHOWN = 8
 """Scenes of each kind."""
@@ -74,7 +74,10 @@ def write_report(
     stages = gap_stages(run)
     if len(stages) > 1:
         about = "What each run's reward says of the deployed plans less what is true: a gap that grows while the truth falls is hacking."
-        parts.append(f"<h2>Hacking gap</h2><p class=note>{about}</p>" + _figure(gap_figure(stages)))
+        parts.append(
+            f"<h2>Hacking gap</h2><p class=note>{about}</p>"
+            + _figure(gap_figure({name: curve_of(folder) for name, folder in stages.items()}))
+        )
     if judged is not None:
         parts.append("<h2>Reward world model</h2>" + _reward_table(results["reward_world_model"]) + _figure(_reliability(judged)))
     parts += _scenes(store, indices, plans, tables)

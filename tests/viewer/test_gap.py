@@ -4,7 +4,7 @@ import pytest
 from PIL import Image
 
 from irlvla.run import metrics_writer
-from irlvla.viewer.gap import gap_figure, gap_stages, probed, write_gap
+from irlvla.viewer.gap import curve_of, curve_of_probes, gap_figure, gap_stages, probed, write_gap
 
 
 def stage(folder, gaps, refit=None, stopped=None):
@@ -32,7 +32,7 @@ def test_all_runs_of_a_folder_are_drawn_and_those_stopped_early_are_marked(tmp_p
         write(9, val__epdms=80.0)
     stages = gap_stages(tmp_path)
     assert list(stages) == ["ppo", "ppo_refit"]
-    fields = gap_figure(stages).axes
+    fields = gap_figure({name: curve_of(folder) for name, folder in stages.items()}).axes
     crosses = [line.get_xydata().tolist() for line in fields[0].lines if line.get_marker() == "x"]
     assert crosses == [[[20.0, 20.0]]] and fields[1].get_ylabel() == "true EPDMS on val (points)"
     write_gap(tmp_path / "gap.png", stages)
@@ -43,7 +43,13 @@ def test_all_runs_of_a_folder_are_drawn_and_those_stopped_early_are_marked(tmp_p
 def test_a_stage_without_probes_is_named(tmp_path):
     with metrics_writer(tmp_path / "imitation") as write:
         write(9, val__epdms=80.0)
-    with pytest.raises(ValueError, match="no gap is recorded in .*imitation: only stages of PPO have one"):
-        gap_figure({"imitation": tmp_path / "imitation"})
-    with pytest.raises(ValueError, match="no gap is recorded in any folder"):
+    with pytest.raises(ValueError, match="no gap is recorded in imitation: only stages of PPO have one"):
+        gap_figure({"imitation": curve_of(tmp_path / "imitation")})
+    with pytest.raises(ValueError, match="no gap is recorded in any run"):
         gap_figure({})
+
+
+def test_a_finished_run_s_probes_give_the_same_curve_but_for_refits(tmp_path):
+    probes = [{"step": -1, "gap": 1.0, "epdms": 80.0}, {"step": 9, "gap": 2.0, "epdms": 78.0}]
+    curve = curve_of_probes({"probes": probes, "stopped": "the gap grew"})
+    assert curve.gap == curve_of(stage(tmp_path / "ppo", [2.0])).gap and curve.stopped
