@@ -154,9 +154,8 @@ def bars(seeds: Seeds, quality: Mapping[int, Mapping[str, Any]], stages: Mapping
         value = max(seconds) if seconds else None
         met = None if value is None else value <= limit
         text = f"{name}: at most {limit:g} s from cached tokens"
-        found.append(
-            {"bar": text, "value": value, "ci95": None, "met": met, "note": "the longest of the seeds, whole process", "digits": 0}
-        )
+        note = "the longest of the seeds, whole process on one thread beside another stage"
+        found.append({"bar": text, "value": value, "ci95": None, "met": met, "note": note, "digits": 0})
     return found
 
 
