@@ -20,3 +20,17 @@ def log_halves(log_names: Sequence[str], seed: int = 0) -> tuple[np.ndarray, np.
     first = set(names[: len(names) // 2])
     inside = np.array([name in first for name in log_names])
     return np.flatnonzero(inside), np.flatnonzero(~inside)
+
+
+def share_of_logs(rows: np.ndarray, log_names: Sequence[str], share: float, seed: int = 0) -> np.ndarray:
+    """Those of some scenes whose logs are among the first `share` of theirs, shuffled: a smaller share is part of a larger one.
+
+    Args:
+        rows: of scenes.
+        log_names: of all scenes.
+        share: of the logs that the rows are of, at least one log.
+        seed: of the shuffle.
+    """
+    names = shuffled_logs([log_names[row] for row in rows], seed)
+    kept = set(names[: max(1, round(share * len(names)))])
+    return np.array([row for row in rows if log_names[row] in kept], dtype=int)

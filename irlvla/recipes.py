@@ -139,6 +139,8 @@ PPO_VARIANTS: dict[str, tuple[dict[str, Any], str]] = {
     "ppo_unheld_refit": (_UNHELD | _UNGUARDED | {"refit_every": 10}, "reward"),
     "ppo_unheld_pessimistic": (_UNHELD | _UNGUARDED | {"pessimism": 2.0}, "reward_members"),
     "ppo_unheld_guarded": (_UNHELD | {"guards": {"probe_every": 5}}, "reward"),
+    "ppo_exact_8th": ({"reward": "exact", "log_share": 0.125}, "reward"),
+    "ppo_exact_32nd": ({"reward": "exact", "log_share": 0.03125}, "reward"),
     "ppo_annotated": ({"reward": "exact", "logs": "annotated"}, "reward"),
     "ppo_annotated_model": ({"logs": "annotated"}, "reward"),
     "ppo_all_logs": ({"reward": "exact_or_model", "logs": "all"}, "reward"),

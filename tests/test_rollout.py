@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from irlvla import run
-from irlvla.halves import log_halves
+from irlvla.halves import log_halves, share_of_logs
 from irlvla.model.diffusion import ExplorationConfig, exploration_of
 from irlvla.model.reward_world_model import RewardWorldModel, RewardWorldModelConfig
 from irlvla.rollout import (
@@ -209,3 +209,11 @@ def test_logs_of_no_name_and_none_of_a_kind_are_errors(tmp_path):
     store.annotated = np.zeros(3, bool)
     with pytest.raises(ValueError, match="none of 3 training scenes is of annotated logs"):
         chosen_scenes("annotated", tmp_path, store)
+
+
+def test_a_smaller_share_of_logs_is_part_of_a_larger_one_and_never_empty():
+    names = [f"log{place // 3}" for place in range(30)]
+    rows = np.arange(6, 30)
+    shares = [share_of_logs(rows, names, share, seed=2) for share in (0.01, 0.25, 0.5, 1.0)]
+    assert [len(found) for found in shares] == [3, 6, 12, 24] and np.array_equal(shares[-1], rows)
+    assert all(set(small) <= set(large) for small, large in zip(shares, shares[1:], strict=False))

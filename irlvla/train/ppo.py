@@ -18,6 +18,7 @@ from torch import Tensor
 
 from irlvla import run
 from irlvla.data.store import Store
+from irlvla.halves import share_of_logs
 from irlvla.model.diffusion import Exploration, ExplorationConfig, exploration_of
 from irlvla.model.policy import Policy, planner_parameters
 from irlvla.rollout import LOGS, Chain, chain_log_probs, chosen_device, load_policy, sampled_chains
@@ -56,11 +57,12 @@ class PpoConfig:
     `clip_first`: clip range of the first denoising step, from which it grows to `clip_ratio` at the last (None: the same at all).
     `gate_below`: NC or DAC below this makes an advantage -1 at most; 0 turns that off. `learn`: "both" (the whole planner), or one
     head of its last layer alone, "confidences" or "trajectories"; `trajectory_weight` weighs the denoising steps against the anchor.
-    `reward`: one of `irlvla.train.rewards.REWARDS`; `logs` to drive in: one of `irlvla.rollout.LOGS`. `pessimism` and `temperature`
-    are those of `irlvla.train.rewards.judging_model`. `refit_every`: iterations after which the reward world model is refitted on the
-    policy's samples (0: never). `spread_share`: share of an iteration's scenes drawn by their running spread of rewards, the rest
-    evenly. `clone_weight` weighs the log-likelihood of the frozen imitation policy's own chains, `kl_weight` the divergence from it:
-    with little of either safety was bought with progress and comfort on val. Exploration is narrower than that of the candidates.
+    `reward`: one of `irlvla.train.rewards.REWARDS`; `logs` to drive in: one of `irlvla.rollout.LOGS`, of which `log_share` is taken.
+    `pessimism` and `temperature` are those of `irlvla.train.rewards.judging_model`. `refit_every`: iterations after which the reward
+    world model is refitted on the policy's samples (0: never). `spread_share`: share of an iteration's scenes drawn by their running
+    spread of rewards, the rest evenly. `clone_weight` weighs the log-likelihood of the frozen imitation policy's own chains,
+    `kl_weight` the divergence from it: with little of either safety was bought with progress and comfort on val. Exploration is
+    narrower than that of the candidates.
     """
 
     exploration: ExplorationConfig = field(default_factory=lambda: ExplorationConfig(along=0.06, across=0.02))
@@ -86,6 +88,7 @@ class PpoConfig:
     trajectory_weight: float = 8.0
     reward: str = "model"
     logs: str = "unjudged"
+    log_share: float = 1.0
     pessimism: float | None = None
     temperature: float = 0.6
     refit_every: int = 0
@@ -101,6 +104,8 @@ class PpoConfig:
         for name, known in KINDS.items():
             if getattr(self, name) not in known:
                 raise ValueError(f"unknown {name} {getattr(self, name)!r}: {', '.join(known)}")
+        if not 0 < self.log_share <= 1:
+            raise ValueError(f"log_share is {self.log_share}, not within (0, 1]")
         for name, least in (("group", 2), ("clone_samples", 1)):
             if getattr(self, name) < least:
                 raise ValueError(f"{name} is {getattr(self, name)}, at least {least} are needed")
@@ -200,6 +205,7 @@ def fit(
     frozen = load_policy(imitation, device)
     caches = stage_caches(frozen, store_train, store_val, cache_folder)
     driven = driven_scenes(config.logs, config.reward, reward, store_train)
+    driven = share_of_logs(driven, store_train.log_names, config.log_share, config.seed)
     doubtful = objection(Path(reward)) if config.reward in (*LEARNED, "exact_or_model") else None
     if doubtful is not None:
         print(f"{folder.name}: warning: the reward world model is not accepted: {doubtful}")
