@@ -5,13 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from proof_record import CAMERA_ONLY, scores
+from proof_record import CAMERA_ONLY, scores, write_compact
 from proof_tables import BARE, BARE_PAIRS, PAIRS, SHOWN, Seeds, bars, difference, means_of, table_pairs, table_row
 
 from irlvla.definitions import EPDMS
 from irlvla.files import json_mapping
 from irlvla.recipes import PPO_VARIANTS
-from irlvla.run import write_json
 from irlvla.viewer.gap import Curve, curve_of_probes, gap_figure
 
 BEGIN, END = "<!-- table: begin (make results) -->", "<!-- table: end -->"
@@ -41,7 +40,7 @@ def write_pages(docs: Path, readme: Path) -> dict[str, Any]:
     if not seeds:
         raise SystemExit(f"nothing is recorded in {docs}")
     found = together(docs, seeds)
-    write_json(docs.with_suffix(".json"), found)
+    write_compact(docs.with_suffix(".json"), found)
     gaps = gap_curves([json_mapping(path) for path in sorted((docs / "rows").glob("*.json"))])
     if gaps:
         gap_figure(gaps).savefig(docs / "gap.png")

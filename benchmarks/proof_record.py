@@ -4,6 +4,7 @@ Tables are made from it alone, so that anybody can make them again, or ask anoth
 """
 
 import json
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -47,7 +48,10 @@ def record(run: Path, seed: int, docs: Path) -> None:
             if not path.with_suffix(".csv").exists():
                 continue
             tables[prefix + path.stem] = read_table(path.with_suffix(".csv"))
-            write_compact(docs / "rows" / f"{seed}-{(prefix + path.stem).replace('/', '.')}.json", json_mapping(path))
+            row = json_mapping(path)
+            row["command"] = portable(row["command"], seed)
+            row["stages"] = {name: stage | {"command": portable(stage["command"], seed)} for name, stage in row["stages"].items()}
+            write_compact(docs / "rows" / f"{seed}-{(prefix + path.stem).replace('/', '.')}.json", row)
     if not tables:
         return
     with np.load(run / "evaluation" / "subsets.npz") as parts:
@@ -61,7 +65,21 @@ def record(run: Path, seed: int, docs: Path) -> None:
     write_compact(docs / f"{seed}-stages.json", {name: mark for name, mark in marks.items() if mark["finished"]})
     path = run / "reward_quality" / "test.json"
     if path.exists():
-        write_compact(docs / f"{seed}-reward.json", without_curves(json_mapping(path)))
+        report = without_curves(json_mapping(path))
+        write_compact(docs / f"{seed}-reward.json", report | {"command": portable(report["command"], seed)})
+
+
+def portable(command: str | None, seed: int) -> str | None:
+    """A stage's command as anybody can give it: its run where `make results` puts it, no number of a parent process.
+
+    Example:
+        >>> portable("proof_stage.py --run /data/31/camera_only --stage ppo --parent 77", 31)
+        'benchmarks/proof_stage.py --run runs/results/31/camera_only --stage ppo'
+    """
+    if command is None:
+        return None
+    bare = re.sub(r" --parent \d+", "", re.sub(r"^\S*proof_stage\.py", "benchmarks/proof_stage.py", command))
+    return re.sub(rf"--run \S*?(/{CAMERA_ONLY})?(?= |$)", rf"--run runs/results/{seed}\1", bare)
 
 
 def packed(tables: Mapping[str, SceneTable]) -> dict[str, np.ndarray]:

@@ -201,6 +201,18 @@ def test_files_stay_readable():
     assert not complaints(found)
 
 
+def test_documents_and_results_name_no_place_of_one_machine():
+    place = re.compile(r"(?<![\w.$])/(work|tmp|home|root|Users)/")
+    found = [
+        f"{path.relative_to(ROOT)}:{number}: {line[:100]}"
+        for path in tracked()
+        if path.suffix in (".md", ".json", ".toml", ".yaml")
+        for number, line in enumerate(path.read_text().splitlines(), 1)
+        if place.search(line)
+    ]
+    assert not complaints(found)
+
+
 def test_tests_are_neither_skipped_nor_expected_to_fail():
     words = re.compile(r"mark\.(skip|xfail)|pytest\.(skip|xfail|importorskip)\(")
     found = [str(path) for path in sorted((ROOT / "tests").rglob("test_*.py")) if path != Path(__file__) and words.search(path.read_text())]

@@ -120,6 +120,8 @@ def recorded(tmp_path):
                     continue
                 write_table(place / "evaluation" / "test" / f"{name}.csv", one)
                 about = {"policy": name, "run": "" if place == run else "camera_only/", "seed": seed, "commit": "c0ffee", "made": {}}
+                command = f"proof_stage.py --run {place} --stage {name} --parent 7"
+                about |= {"command": command, "stages": {name: {"command": command}}}
                 probes = {"stopped": "the policy exploits its reward"} if name == "ppo_critic" else None
                 parts = {"all": {"ade": {"mean": 1.0}, "fde": {"mean": 2.0}}}
                 path = place / "evaluation" / "test" / f"{name}.json"
@@ -135,6 +137,7 @@ def recorded(tmp_path):
 
 def test_pages_are_written_from_what_was_recorded_and_again_without_the_runs(recorded):
     docs = recorded / "docs" / "results"
+    assert not any(str(recorded) in path.read_text() for path in (docs / "rows").iterdir())
     pages.write_pages(docs, recorded / "README.md")
     text, found = docs.with_suffix(".md").read_text(), json.loads(docs.with_suffix(".json").read_text())
     assert "| ppo | 60.0 | 60.0 .. 60.0 |" in text and "| ppo - imitation | +10.0 (+10.0 .. +10.0) |" in text and "unseen towns" in text
@@ -166,3 +169,9 @@ def test_nothing_recorded_and_missing_markers_are_told(tmp_path):
 
 def test_the_readme_has_the_markers():
     assert pages.between((Path(__file__).resolve().parents[1] / "README.md").read_text(), "| a |\n").count("| a |") == 1
+
+
+@pytest.mark.parametrize("place", ["", "/camera_only"])
+def test_a_recorded_command_names_no_place_of_one_machine(place):
+    command = f"/opt/x/proof_stage.py --run /data/31{place} --stage ppo --seed 31 --parent 77"
+    assert record.portable(command, 31) == f"benchmarks/proof_stage.py --run runs/results/31{place} --stage ppo --seed 31"
