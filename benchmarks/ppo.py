@@ -58,7 +58,10 @@ def main() -> None:
     caches = stage_caches(start, *stores, options.run / "stores" / "tokens")
     scenes = Scenes(stores[0], caches.train, caches.train_before)
     half = chosen_scenes("unjudged", checkpoint, stores[0])
-    judges = {kind: reward_function(kind, checkpoint, scenes, device) for kind in ("model", "exact", "nearest")}
+    judges = {
+        kind: reward_function(kind, checkpoint, scenes, device, config.pessimism, config.temperature)
+        for kind in ("model", "exact", "nearest")
+    }
     learner = learner_of(config, start, scenes)
     spent: dict[str, list[float]] = {}
     scores: dict[str, list[np.ndarray]] = {}

@@ -122,7 +122,9 @@ def recorded(tmp_path):
                 about = {"policy": name, "run": "" if place == run else "camera_only/", "seed": seed, "commit": "c0ffee", "made": {}}
                 command = f"proof_stage.py --run {place} --stage {name} --parent 7"
                 about |= {"command": command, "stages": {name: {"command": command}}}
-                probes = {"stopped": "the policy exploits its reward"} if name == "ppo_critic" else None
+                probed = [{"step": step, "gap": 0.1 * step, "epdms": 80.0} for step in (-1, 19)]
+                stopped = "the policy exploits its reward" if name == "ppo_critic" else None
+                probes = {"stopped": stopped, "probes": probed} if name.startswith("ppo") else None
                 parts = {"all": {"ade": {"mean": 1.0}, "fde": {"mean": 2.0}}}
                 path = place / "evaluation" / "test" / f"{name}.json"
                 path.write_text(json.dumps(about | {"probes": probes, "parts": parts}))
@@ -148,6 +150,7 @@ def test_pages_are_written_from_what_was_recorded_and_again_without_the_runs(rec
         and "not measured" in text
         and "**missed**" not in text.split("## Rows")[1]
     )
+    assert (docs / "gap.png").read_bytes().startswith(b"\x89PNG")
     assert found["commits"] == ["c0ffee"] and found["wall_seconds"]["31"] == {"ppo": 50.0} and found["scenes"] == [SCENES, SCENES]
     readme = (recorded / "README.md").read_text()
     assert readme.startswith("# x\n") and readme.endswith("\nafter\n") and "old" not in readme and "| ppo | 60.0 |" in readme

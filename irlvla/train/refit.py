@@ -22,8 +22,8 @@ from irlvla.rollout import exact_sub_scores, labelled_scenes, load_reward_world_
 from irlvla.scene_cache import SceneCache, inputs, rows_of, scene_cache
 from irlvla.train.calibration import accepted, calibrate, judgement
 from irlvla.train.labels import Labelled, opened
-from irlvla.train.loop import batch_rows, cosine_rate, progress, set_rate, step_generator
-from irlvla.train.reward import bootstrap, members_loss
+from irlvla.train.loop import batch_rows, step_generator
+from irlvla.train.reward import bootstrap, descend, members_loss
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,30 +105,10 @@ def refit(
     report: dict[str, Any] = {"before": accepted(model, judged)}
     times = bootstrap([store_train.log_names[row] for row in half], model.config.members, kept.config["training"]["seed"])
     counted = [None if times is None else times[:, np.searchsorted(half, source.rows)] for source in (fresh, old)]
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
-    values = {"step": 0}
-    if resume and (folder / "state" / "state.json").exists():
-        values = run.load_state(folder / "state", {"model": model}, {"adamw": optimiser}, {})
-    with (
-        run.metrics_writer(folder, values["step"] - 1 if values["step"] else None) as write,
-        progress("refit", config.steps, values["step"]) as advance,
-    ):
-        for step in range(values["step"], config.steps):
-            model.train()
-            set_rate(optimiser, config.rate * cosine_rate(step, config.steps, config.warmup))
-            loss, parts = _loss(config, model, cache, (fresh, old), counted, step)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimiser.step()
-            write(step, train__loss=float(loss.detach()), **{f"train__{name}": float(part) for name, part in parts.items()})
-            values["step"] = step + 1
-            if values["step"] % config.save_every == 0 or values["step"] == config.steps:
-                run.save_state(folder / "state", {"model": model.state_dict()}, {"adamw": optimiser}, {}, values)
-            advance(f"loss {float(loss.detach()):.3f}")
-        model.eval()
-        held_out = calibrate(model, judged)
-        report["after"] = accepted(model, judged) | {"held_out": held_out}
+    descend("refit", config, model, lambda step: _loss(config, model, cache, (fresh, old), counted, step), folder, resume)
+    held_out = calibrate(model, judged)
+    report["after"] = accepted(model, judged) | {"held_out": held_out}
+    with run.metrics_writer(folder, config.steps - 1) as write:
         write(config.steps, **{f"val__gap_{when}": report[when]["gap"]["all"] for when in ("before", "after")})
     run.write_json(folder / "acceptance.json", report)
     run.save(

@@ -4,9 +4,10 @@ It learns from half A of the training logs (`irlvla.halves.log_halves`), so that
 no memory of labels. Where some of the logs hold cameras only, it learns from all the others.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -24,6 +25,17 @@ from irlvla.train import labels
 from irlvla.train.calibration import accepted, calibrate, cost_text, judgement
 from irlvla.train.candidates import VOCABULARY, CandidatesConfig
 from irlvla.train.loop import batch_rows, cosine_rate, progress, set_rate, step_generator
+
+
+@runtime_checkable
+class Descent(Protocol):
+    """What a config says of learning rate and steps."""
+
+    steps: int
+    rate: float
+    weight_decay: float
+    warmup: int
+    save_every: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,32 +118,15 @@ def fit(
     model.offset.copy_(policy.offset)
     model.scale.copy_(policy.scale)
     model.to(policy.scale.device)
-    optimiser = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
-    values = {"step": 0}
-    if resume and (folder / "state" / "state.json").exists():
-        values = run.load_state(folder / "state", {"model": model}, {"adamw": optimiser}, {})
-    with (
-        run.metrics_writer(folder, values["step"] - 1 if values["step"] else None) as write,
-        progress("reward", config.steps, values["step"]) as advance,
-    ):
-        for step in range(values["step"], config.steps):
-            set_rate(optimiser, config.rate * cosine_rate(step, config.steps, config.warmup))
-            source = moved if shifts is not None and step % shifts.every == shifts.every - 1 else ordinary
-            loss, parts = _loss(config, model, *source, step)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
-            optimiser.step()
-            if step % 20 == 0 or step == config.steps - 1:
-                write(step, train__loss=float(loss.detach()), **{f"train__{name}": float(part) for name, part in parts.items()})
-            values["step"] = step + 1
-            if values["step"] % config.save_every == 0 or values["step"] == config.steps:
-                run.save_state(folder / "state", {"model": model.state_dict()}, {"adamw": optimiser}, {}, values)
-            advance(f"loss {float(loss.detach()):.3f}")
-        model.eval()
-        judged = judgement(policy, store_val, exploration, config.group, config.seed)
-        held_out = calibrate(model, judged)
-        report = accepted(model, judged) | {"held_out": held_out}
+
+    def loss_of(step: int) -> tuple[Tensor, dict[str, Tensor]]:
+        return _loss(config, model, *(moved if shifts is not None and step % shifts.every == shifts.every - 1 else ordinary), step)
+
+    descend("reward", config, model, loss_of, folder, resume)
+    judged = judgement(policy, store_val, exploration, config.group, config.seed)
+    held_out = calibrate(model, judged)
+    report = accepted(model, judged) | {"held_out": held_out}
+    with run.metrics_writer(folder, config.steps - 1) as write:
         write(config.steps, **{f"val__{name}": value for name, value in report.items() if isinstance(value, float)})
     print(cost_text(report))
     run.write_json(folder / "acceptance.json", report)
@@ -147,10 +142,49 @@ def fit(
     return folder / "checkpoint"
 
 
+def descend(
+    title: str,
+    config: Descent,
+    model: RewardWorldModel,
+    loss_of: Callable[[int], tuple[Tensor, dict[str, Tensor]]],
+    folder: Path,
+    resume: bool,
+) -> None:
+    """Trains a reward world model step by step; leaves metrics and a training state from which an interrupted run goes on.
+
+    Args:
+        title: of the progress bar.
+        config: learning rate and steps.
+        model: is changed, and is in evaluation mode afterwards.
+        loss_of: the loss of a step's batch, and its parts by name.
+        folder: the stage's.
+        resume: continue from the state in the folder, if there is one.
+    """
+    optimiser = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
+    start = 0
+    if resume and (folder / "state" / "state.json").exists():
+        start = run.load_state(folder / "state", {"model": model}, {"adamw": optimiser}, {})["step"]
+    with run.metrics_writer(folder, start - 1 if start else None) as write, progress(title, config.steps, start) as advance:
+        for step in range(start, config.steps):
+            model.train()
+            set_rate(optimiser, config.rate * cosine_rate(step, config.steps, config.warmup))
+            loss, parts = loss_of(step)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
+            optimiser.step()
+            done, value = step + 1, float(loss.detach())
+            if step % 10 == 0 or done == config.steps:
+                write(step, train__loss=value, **{f"train__{name}": float(part) for name, part in parts.items()})
+            if done % config.save_every == 0 or done == config.steps:
+                run.save_state(folder / "state", {"model": model.state_dict()}, {"adamw": optimiser}, {}, {"step": done})
+            advance(f"loss {value:.3f}")
+    model.eval()
+
+
 def _loss(
     config: RewardConfig, model: RewardWorldModel, cache: SceneCache, labelled: labels.Labelled, counted: Tensor | None, step: int
 ) -> tuple[Tensor, dict[str, Tensor]]:
-    model.train()
     rows = batch_rows(len(labelled.rows), config.batch, step, config.seed)
     generator = step_generator(config.seed, step)
     weight = torch.where(torch.from_numpy(labelled.kinds == VOCABULARY), 1.0 - config.vocabulary_dropout, 1.0)
