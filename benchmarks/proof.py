@@ -3,6 +3,7 @@
 python benchmarks/proof.py                              # all that is missing below runs/results, then docs/results.md and README's table
 python benchmarks/proof.py --until imitation            # worlds, stores and stage 1 of all seeds
 python benchmarks/proof.py --only core --seeds 31
+python benchmarks/proof.py --write-only --demo runs/demo  # the seconds of a `make demo` that had the machine to itself go into the bars
 python benchmarks/proof.py --write-only                 # only docs/results.md, docs/results.json and README's table, from docs/results/
 """
 
@@ -23,7 +24,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]  # this checkout, whichever is installed
 
 from proof_pages import write_pages  # noqa: E402
-from proof_record import CAMERA_ONLY, record  # noqa: E402
+from proof_record import CAMERA_ONLY, record, record_demo  # noqa: E402
 
 from irlvla import origin  # noqa: E402
 from irlvla.files import json_mapping  # noqa: E402
@@ -74,6 +75,7 @@ def main(
     only: Literal["core", "camera_only", "ablations", "evaluate"] | None = None,
     until: Literal["imitation"] | None = None,
     write_only: bool = False,
+    demo: Path | None = None,
     docs: Path = ROOT / "docs" / "results",
     readme: Path = ROOT / "README.md",
 ) -> None:
@@ -88,9 +90,12 @@ def main(
         only: a part of the work, with what it needs; evaluate: what was trained so far, as it is.
         until: stop after stage 1.
         write_only: only write the tables of what `docs` holds.
+        demo: a finished run of `make demo` that had the machine to itself, whose seconds are recorded.
         docs: gets rows and scores; results.md and results.json are written beside it.
         readme: whose table is replaced.
     """
+    if demo is not None:
+        record_demo(demo, docs)
     if write_only:
         write_pages(docs, readme)
         return

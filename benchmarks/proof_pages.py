@@ -62,6 +62,7 @@ def together(docs: Path, seeds: Sequence[int]) -> dict[str, Any]:
     ablations = [name for name in PPO_VARIANTS if name in every and name not in MAIN_ROWS]
     names = sorted({name for found in kept.values() for name in found.parts})
     parts = {name: {seed: means_of(found, name, seed) for seed, found in kept.items() if name in found.parts} for name in names}
+    demo = json_mapping(docs / "demo.json")["wall_seconds"] if (docs / "demo.json").exists() else None
     marks = [mark for one in stages.values() for mark in one.values()]
     return {
         "definition": EPDMS,
@@ -72,7 +73,8 @@ def together(docs: Path, seeds: Sequence[int]) -> dict[str, Any]:
         "changed_since_commit": sorted({name for one in stages.values() for name, mark in one.items() if mark["changed_since_commit"]}),
         "command": "make results",
         "seeds": list(seeds),
-        "bars": bars(means, quality, stages),
+        "bars": bars(means, quality, stages, demo),
+        "demo_seconds": demo,
         "rows": [with_distances(table_row(means, name), about) for name in rows],
         "pairs": table_pairs(means, PAIRS),
         "each_seed": [
@@ -248,6 +250,14 @@ def wall_table(found: Mapping[str, Any]) -> str:
     return table(["seed", *TIMED], lines)
 
 
+def demo_text(found: Mapping[str, Any]) -> str:
+    """What `make demo` took, in words."""
+    if found["demo_seconds"] is None:
+        return "No `make demo` was recorded."
+    parts = ", ".join(f"{name} {seconds:.0f}" for name, seconds in found["demo_seconds"].items())
+    return f"`make demo` alone on the machine, the method's stages on two threads or beside their controls: {parts}."
+
+
 def readme_table(found: Mapping[str, Any]) -> str:
     """README's table."""
     rows = [row for row in found["rows"] if row["policy"] not in ("images_zeroed", "ppo_by_predicted")]
@@ -345,6 +355,8 @@ On two cores, two stages side by side with one thread each, with the start of th
 interrupted are left out.
 
 {wall_table(found)}
+
+{demo_text(found)}
 """
 
 

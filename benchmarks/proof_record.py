@@ -69,6 +69,12 @@ def record(run: Path, seed: int, docs: Path) -> None:
         write_compact(docs / f"{seed}-reward.json", report | {"command": portable(report["command"], seed)})
 
 
+def record_demo(run: Path, docs: Path) -> None:
+    """Writes the wall seconds of a finished `make demo`, which are comparable when it had the machine to itself."""
+    found = json_mapping(run / "results.json")
+    write_compact(docs / "demo.json", {name: found[name] for name in ("commit", "command", "seeds", "wall_seconds")})
+
+
 def portable(command: str | None, seed: int) -> str | None:
     """A stage's command as anybody can give it: its run where `make results` puts it, no number of a parent process.
 

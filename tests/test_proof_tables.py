@@ -104,6 +104,9 @@ def test_seconds_and_the_lead_over_a_model_without_a_camera_are_bars_too():
     assert found["AUC of NC above camera-less by 0.05 (imitation's samples)"]["value"] is None
     seconds = found["ppo: at most 150 s from cached tokens"]
     assert seconds["met"] and seconds["value"] == 100.0
+    text = "ppo: at most 150 s from cached tokens"
+    seconds = next(one for one in tables.bars(means(rows(ppo=0.5)), {}, marks, {"ppo": 160.0, "reward": 80.0}) if one["bar"] == text)
+    assert seconds["met"] is False and seconds["value"] == 160.0 and "; 100 s: the longest" in seconds["note"]
 
 
 @pytest.fixture
@@ -163,7 +166,12 @@ def test_pages_are_written_from_what_was_recorded_and_again_without_the_runs(rec
     assert kept.parts["unseen_towns"].sum() == 6 and len(list((docs / "rows").glob("*.json"))) == 9
 
 
-def test_nothing_recorded_and_missing_markers_are_told(tmp_path):
+def test_what_is_missing_is_told_and_a_demo_is_recorded(tmp_path):
+    (tmp_path / "results.json").write_text(
+        '{"commit": "c", "command": "irlvla demo", "seeds": [1], "wall_seconds": {"ppo": 9.5}, "rows": []}'
+    )
+    record.record_demo(tmp_path, tmp_path)
+    assert json.loads((tmp_path / "demo.json").read_text())["wall_seconds"] == {"ppo": 9.5}
     with pytest.raises(SystemExit, match="nothing is recorded"):
         pages.write_pages(tmp_path, tmp_path / "README.md")
     with pytest.raises(SystemExit, match="markers"):
