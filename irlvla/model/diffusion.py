@@ -13,20 +13,45 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+KINDS = ("truncated", "full", "regression")
+"""Planners behind `DiffusionConfig.kind`."""
 DIMENSIONS = 24
 """Numbers in a trajectory: 8 poses of x, y, heading."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class DiffusionConfig:
-    """Noise schedule (DiffusionDrive's) and the deployed chain: start level and the DDIM steps' timesteps."""
+    """Noise schedule (DiffusionDrive's) and the deployed chain: start level and the DDIM steps' timesteps.
 
+    `kind`: "truncated" denoises anchors from a little noise; "full" denoises trajectories from nothing but noise, there are no
+    anchors, and queries differ in their noise alone; "regression" changes anchors in one shot, without noise. `full_diffusion`
+    and `regression` give the alternatives' chains.
+    """
+
+    kind: str = "truncated"
     train_timesteps: int = 1000
     beta_start: float = 1e-4
     beta_end: float = 0.02
     truncation: int = 50
     start_timestep: int = 8
     timesteps: tuple[int, ...] = (10, 0)
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"unknown kind of planner {self.kind!r}: {', '.join(KINDS)}")
+        if self.kind == "regression" and self.timesteps != (0,):
+            raise ValueError(f"regression is one shot: timesteps are (0,), not {self.timesteps}")
+
+
+def regression() -> DiffusionConfig:
+    """One shot from the anchors, without noise; with a single anchor, plain regression."""
+    return DiffusionConfig(kind="regression", truncation=1, start_timestep=0, timesteps=(0,))
+
+
+def full_diffusion(steps: int = 10) -> DiffusionConfig:
+    """The whole chain from noise alone in some DDIM steps, evenly over the schedule."""
+    timesteps = tuple(round(999 * (1 - step / steps)) for step in range(steps))
+    return DiffusionConfig(kind="full", truncation=1000, start_timestep=999, timesteps=timesteps)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -21,11 +21,17 @@ EGO_SCALE = (20.0, 5.0, 0.5, 10.0, 1.0, 2.0, 2.0)
 """Typical sizes of x, y, heading, vx, vy, ax, ay in an ego history."""
 FOOTPRINT = ((1.4, 0.0), (5.2, 0.0), (4.0, 1.3), (4.0, -1.3), (-1.0, 0.0))
 """Where the planner looks the grid up around a pose: centre, ahead of the bumper, front corners, tail (m)."""
+REACH = 8.0
+"""How far from a pose a query may look the grid up by its own choice, m each way."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyConfig:
-    """The policy's architecture. `vision=None` is the control without a camera: the same planner, nothing to look at."""
+    """The policy's architecture. `vision=None` is the control without a camera: the same planner, nothing to look at.
+
+    `anchors` is also the number of start noises of full diffusion. `deformable`: points a pose and layer at which a query looks the
+    grid up where it wants to, beside those of the car's footprint.
+    """
 
     vision: VisionConfig | None = field(default_factory=VisionConfig)
     birds_eye: BirdsEyeConfig = field(default_factory=BirdsEyeConfig)
@@ -34,6 +40,7 @@ class PolicyConfig:
     width: int = 128
     prior_width: int = 256
     layers: int = 2
+    deformable: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,12 +93,18 @@ class EgoMlp(nn.Module):
 
 
 class PlannerLayer(nn.Module):
-    """One round of looking: at the scene's tokens, and at the grid under the trajectory; then a better trajectory."""
+    """One round of looking: at the scene's tokens, and at the grid under the trajectory; then a better trajectory.
 
-    def __init__(self, width: int, token_width: int | None, channels: int) -> None:
+    The grid is looked up at points of the car's footprint along the trajectory, and at `deformable` further points a pose, which
+    each query places itself, up to REACH m ahead or beside.
+    """
+
+    def __init__(self, width: int, token_width: int | None, channels: int, deformable: int) -> None:
         super().__init__()
+        self.deformable = deformable if token_width is not None else 0
         self.attention = None if token_width is None else CrossAttention(width, token_width)
-        self.lookup = None if token_width is None else nn.Linear(8 * len(FOOTPRINT) * channels, width)
+        self.lookup = None if token_width is None else nn.Linear(8 * (len(FOOTPRINT) + deformable) * channels, width)
+        self.offsets = nn.Linear(width, deformable * 2) if self.deformable else None
         self.trajectory = nn.Linear(48, width)
         self.norm = nn.LayerNorm(width)
         self.mixer = feed_forward(width, 3 * width, width)
@@ -100,8 +113,27 @@ class PlannerLayer(nn.Module):
         self.confidence = feed_forward(width, width, 1)
         if self.lookup is not None:
             nn.init.zeros_(self.lookup.weight)
+        if self.offsets is not None:
+            nn.init.zeros_(self.offsets.weight)
+            nn.init.uniform_(self.offsets.bias, -0.5, 0.5)
         nn.init.zeros_(self.residual.weight)
         nn.init.zeros_(self.residual.bias)
+
+    def points(
+        self,
+        values: Float[Tensor, "scenes queries width"],
+        poses: Float[Tensor, "scenes queries 8 3"],
+        footprint: Float[Tensor, "offsets 2"],
+    ) -> Float[Tensor, "scenes queries points 2"]:
+        """Where this layer looks the grid up: around poses in metres, in the ego frame."""
+        points = footprints(poses, footprint)
+        if self.offsets is None:
+            return points
+        reach = REACH * torch.tanh(self.offsets(values)).unflatten(2, (1, self.deformable, 2))
+        cosine, sine = torch.cos(poses[..., 2])[..., None], torch.sin(poses[..., 2])[..., None]
+        x = poses[..., 0:1] + cosine * reach[..., 0] - sine * reach[..., 1]
+        y = poses[..., 1:2] + sine * reach[..., 0] + cosine * reach[..., 1]
+        return torch.cat([points, torch.stack([x, y], dim=-1).flatten(2, 3)], dim=2)
 
 
 class Policy(nn.Module):
@@ -123,7 +155,9 @@ class Policy(nn.Module):
         self.anchor_embedding = nn.Parameter(torch.randn(count, width) * 0.02)
         self.time = feed_forward(9, width, width)
         self.query = feed_forward(24, width, width)
-        self.layers = nn.ModuleList(PlannerLayer(width, token_width, config.birds_eye.channels) for _ in range(config.layers))
+        self.layers = nn.ModuleList(
+            PlannerLayer(width, token_width, config.birds_eye.channels, config.deformable) for _ in range(config.layers)
+        )
         self.register_buffer("anchors", torch.zeros(count, 8, 3))
         self.register_buffer("start_noise", torch.zeros(count, 8, 3))
         self.register_buffer("offset", torch.zeros(3))
@@ -175,24 +209,38 @@ class Policy(nn.Module):
         anchor: Int[Tensor, "scenes queries"],
     ) -> list[Proposals]:
         """Clean trajectories and confidences of noisy ones, from each layer in turn (the last is the answer)."""
-        values = self.query(state.flatten(2)) + self.anchor_embedding[anchor] + self.time(time_features(timestep)) + memory.ego[:, None]
-        clean, outputs = state, []
+        diffusion = self.config.diffusion
+        time = self.time(time_features(timestep, diffusion.truncation))
+        values = self.query(state.flatten(2)) + time + memory.ego[:, None]
+        if diffusion.kind == "full":
+            # Far out on the chain the state is nothing but noise: what is looked at first is the plan of ego status alone.
+            clean = base = memory.prior.unflatten(1, (1, 8, 3)).expand_as(state)
+        else:
+            values, clean, base = values + self.anchor_embedding[anchor], state, self.anchors[anchor]
+        outputs = []
         for layer in self.layers:
             values = values + layer.trajectory(torch.cat([clean.flatten(2), clean.flatten(2) - memory.prior[:, None]], dim=2))
             if layer.attention is not None and memory.tokens is not None:
                 values = layer.attention(values, memory.tokens)
-                points = footprints(self.in_metres(clean), self.footprint)
+                points = layer.points(values, self.in_metres(clean), self.footprint)
                 values = values + layer.lookup(grid_lookup(memory.grid, points))
             values = values + layer.mixer(layer.norm(values))
             seen = layer.out_norm(values)
-            proposals = Proposals(self.anchors[anchor] + layer.residual(seen).unflatten(2, (8, 3)), layer.confidence(seen)[..., 0])
+            confidence = layer.confidence(seen)[..., 0]
+            if diffusion.kind == "full":
+                confidence = torch.zeros_like(confidence)  # chains that differ by chance alone: the first is as good as any
+            proposals = Proposals(base + layer.residual(seen).unflatten(2, (8, 3)), confidence)
             clean = proposals.clean.detach()
             outputs.append(proposals)
         return outputs
 
     def start(self, anchor: Int[Tensor, "scenes queries"]) -> Float[Tensor, "scenes queries 8 3"]:
-        """The deployed chain's first state: anchors with their fixed noise."""
-        return noisy(self.anchors, self.start_noise, self.alphas[self.config.diffusion.start_timestep])[anchor]
+        """The deployed chain's first state: anchors with their fixed noise; one of both where the planner knows only one."""
+        diffusion = self.config.diffusion
+        if diffusion.kind == "regression":
+            return self.anchors[anchor]
+        clean = torch.zeros_like(self.anchors) if diffusion.kind == "full" else self.anchors
+        return noisy(clean, self.start_noise, self.alphas[diffusion.start_timestep])[anchor]
 
     def step_mean(
         self,
@@ -234,9 +282,9 @@ def planner_parameters(policy: Policy) -> list[nn.Parameter]:
     return [parameter for parameter in policy.parameters() if parameter.requires_grad]
 
 
-def time_features(timestep: Int[Tensor, "*batch"]) -> Float[Tensor, "*batch 9"]:
-    """The timestep and waves of it; the truncated range is 0..50."""
-    share = timestep.float()[..., None] / 50
+def time_features(timestep: Int[Tensor, "*batch"], truncation: int) -> Float[Tensor, "*batch 9"]:
+    """The timestep as a share of the range that is used, and waves of it."""
+    share = timestep.float()[..., None] / truncation
     waves = [function(torch.pi * frequency * share) for frequency in (0.5, 1, 2, 4) for function in (torch.sin, torch.cos)]
     return torch.cat([share, *waves], dim=-1)
 
@@ -250,7 +298,7 @@ def nearest_anchor(policy: Policy, human: Float[Tensor, "scenes 8 3"]) -> Int[Te
 def planner_loss(
     policy: Policy, outputs: list[Proposals], human: Float[Tensor, "scenes 8 3"], regression: float = 8.0, classification: float = 10.0
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """L1 of the nearest anchor's trajectory and focal loss of the confidences, averaged over layers.
+    """L1 of the nearest anchor's trajectory and focal loss of the confidences, averaged over layers; of full diffusion L1 of all.
 
     Args:
         policy: for anchors and normaliser; queries must be all anchors in order.
@@ -264,9 +312,12 @@ def planner_loss(
 
     Source: DiffusionDrive's loss and weights.
     """
+    wanted = policy.normalised(human)
+    if policy.config.diffusion.kind == "full":
+        distances = [(proposals.clean - wanted[:, None]).abs().mean() for proposals in outputs]
+        return regression * torch.stack(distances).mean(), {"l1": distances[-1].detach()}
     nearest = nearest_anchor(policy, human)
     rows = torch.arange(len(human), device=human.device)
-    wanted = policy.normalised(human)
     positive = functional.one_hot(nearest, policy.config.anchors).float()
     total = torch.zeros((), device=human.device)
     parts: dict[str, Tensor] = {}

@@ -210,12 +210,20 @@ def _planner_loss(
 
 
 def denoising_loss(policy: Policy, memory: Memory, human: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-    """`planner_loss` of all anchors denoised from a random timestep of the truncated range (one a scene)."""
+    """`planner_loss` of all anchors denoised from a random timestep of the truncated range (one a scene).
+
+    Of full diffusion: of the human's trajectory denoised from as many timesteps and noises; of regression: of the anchors as they are.
+    """
     device, batch, count = policy.scale.device, len(human), policy.config.anchors
+    diffusion = policy.config.diffusion
     anchor = torch.arange(count, device=device).expand(batch, -1)
-    timestep = torch.randint(0, policy.config.diffusion.truncation, (batch, 1), generator=generator).expand(-1, count).to(device)
+    if diffusion.kind == "regression":
+        return planner_loss(policy, policy.denoise(memory, policy.start(anchor), torch.zeros_like(anchor), anchor), human)
+    is_full = diffusion.kind == "full"
+    timestep = torch.randint(0, diffusion.truncation, (batch, count if is_full else 1), generator=generator).expand(-1, count).to(device)
     noise = torch.randn(batch, count, 8, 3, generator=generator).to(device)
-    state = noisy(policy.anchors.expand(batch, -1, -1, -1), noise, policy.alphas[timestep])
+    clean = policy.normalised(human)[:, None].expand(-1, count, -1, -1) if is_full else policy.anchors.expand(batch, -1, -1, -1)
+    state = noisy(clean, noise, policy.alphas[timestep])
     return planner_loss(policy, policy.denoise(memory, state, timestep, anchor), human)
 
 

@@ -5,10 +5,12 @@ import torch
 
 from irlvla.model.attention import footprints, grid_lookup
 from irlvla.model.bev import ahead_classes
-from irlvla.model.policy import Policy, PolicyConfig, focal_loss, nearest_anchor, planner_loss
+from irlvla.model.diffusion import DiffusionConfig, full_diffusion, regression
+from irlvla.model.policy import REACH, Policy, PolicyConfig, focal_loss, nearest_anchor, planner_loss
 from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, expected, resampled, reward_loss
 from irlvla.model.vision import ImageEncoder, VisionConfig, projected, token_rays
 from irlvla.score.epdms import epdms
+from irlvla.train.imitation import denoising_loss
 
 from ..stand_in import POLICY
 
@@ -57,6 +59,55 @@ def test_a_chain_step_by_step_is_the_deployed_chain_and_the_plan_is_its_most_con
     assert torch.equal(final, deployed.clean) and torch.equal(made.confidence, deployed.confidence)
     best = deployed.confidence.argmax(1)
     assert torch.equal(policy.plan(memory), policy.in_metres(deployed.clean[torch.arange(3), best]))
+
+
+def test_regression_is_one_shot_from_the_anchors_without_noise():
+    policy, images, history, command = policy_and_inputs(dataclasses.replace(POLICY, diffusion=regression()))
+    memory = policy.remember(policy.see(images).scene, history, command)
+    every = torch.arange(4).expand(3, -1)
+    assert torch.equal(policy.start(every), policy.anchors.expand(3, -1, -1, -1))
+    (first, last) = policy.denoise(memory, policy.start(every), torch.zeros_like(every), every)
+    assert torch.equal(policy.deployed(memory).clean, last.clean) and not torch.equal(first.clean, last.clean)
+
+
+def test_full_diffusion_starts_from_noise_and_knows_no_anchor():
+    policy, images, history, command = policy_and_inputs(dataclasses.replace(POLICY, diffusion=full_diffusion(4)))
+    assert policy.config.diffusion.timesteps == (999, 749, 500, 250)
+    memory = policy.remember(policy.see(images).scene, history, command)
+    every = torch.arange(4).expand(3, -1)
+    start = policy.start(every)
+    torch.testing.assert_close(start[0], policy.start_noise, rtol=0.01, atol=0.01)
+    deployed = policy.deployed(memory)
+    torch.testing.assert_close(policy.plan(memory), policy.in_metres(deployed.clean[:, 0]))
+    policy.anchors.add_(0.3)
+    torch.testing.assert_close(policy.deployed(memory).clean, deployed.clean)
+    human = policy.in_metres(policy.anchors[:1]).expand(3, -1, -1)
+    loss, parts = denoising_loss(policy, memory, human, torch.Generator().manual_seed(0))
+    assert torch.isfinite(loss) and set(parts) == {"l1"}
+
+
+def test_an_unknown_kind_of_planner_is_an_error():
+    with pytest.raises(ValueError, match="unknown kind of planner 'vanilla': truncated, full, regression"):
+        DiffusionConfig(kind="vanilla")
+    with pytest.raises(ValueError, match=r"timesteps are \(0,\), not \(10, 0\)"):
+        DiffusionConfig(kind="regression")
+
+
+def test_a_query_looks_the_grid_up_where_it_wants_to_within_its_reach():
+    policy, images, history, command = policy_and_inputs(dataclasses.replace(POLICY, deformable=2))
+    layer = policy.layers[0]
+    poses, values = policy.in_metres(policy.anchors).expand(3, -1, -1, -1), torch.randn(3, 4, POLICY.width)
+    torch.nn.init.zeros_(layer.offsets.weight)
+    torch.nn.init.constant_(layer.offsets.bias, 100.0)
+    points = layer.points(values, poses, policy.footprint)
+    torch.testing.assert_close(points[:, :, :40], footprints(poses, policy.footprint))
+    torch.testing.assert_close(points[:, :, 40:].unflatten(2, (8, 2)), (poses[..., :2] + REACH)[:, :, :, None].expand(-1, -1, -1, 2, -1))
+    memory = policy.remember(policy.see(images).scene, history, command)
+    torch.nn.init.normal_(layer.lookup.weight)
+    torch.nn.init.constant_(layer.offsets.bias, 0.1)
+    every = torch.arange(4).expand(3, -1)
+    policy.denoise(memory, policy.start(every), torch.full_like(every, 8), every)[-1].clean.sum().backward()
+    assert float(layer.offsets.bias.grad.abs().sum()) > 0
 
 
 def test_scenes_of_a_batch_do_not_influence_each_other():
