@@ -25,7 +25,7 @@ import shapely  # noqa: E402
 
 from irlvla.data.maps import city_map  # noqa: E402
 from irlvla.data.navsim import scenes_of_tokens  # noqa: E402
-from irlvla.data.store import packed  # noqa: E402
+from irlvla.data.records import packed  # noqa: E402
 from irlvla.lanes import Lane, LaneMap, Roadblock, baseline, lane_map  # noqa: E402
 from irlvla.score import prepared as room  # noqa: E402
 from irlvla.types import LAYER_NAMES, Scene  # noqa: E402

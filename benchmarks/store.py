@@ -14,6 +14,7 @@ from PIL import Image
 
 from irlvla.data import features, navsim, store
 from irlvla.data.features import SensorConfig
+from irlvla.data.records import packed
 from irlvla.prepare import prepared_with_moments
 from irlvla.score.prepared import prepared
 from irlvla.types import HISTORY, Camera
@@ -41,11 +42,11 @@ def main(world: Annotated[Path, tyro.conf.Positional], split: str = "val", scene
     parts = {"read log": read / len(found)}
     parts["prepare score"] = _seconds(found, lambda now, previous: prepared(now))
     parts["pictures (both moments)"] = _seconds(
-        found, lambda now, previous: [features.images(one, sensors) for one in (now, previous) if one]
+        found, lambda now, previous: [features.pictures(one, sensors) for one in (now, previous) if one]
     )
     parts["all but reading"] = _seconds(found, lambda now, previous: prepared_with_moments(now, previous, sensors))
     parts["pictures of 1920 x 1080"] = len(sensors.cameras) * 2 * _large_picture(found[0][0].cameras[-1][0], sensors)
-    record = sum(len(store.packed(prepared(now))[0]) for now, _ in found) // len(found)
+    record = sum(len(packed(prepared(now))[0]) for now, _ in found) // len(found)
     size = store.size_of(1, sensors, record)
     print(f"{len(found)} scenes, {size / 1e3:.0f} kB a scene, of which {record / 1e3:.0f} kB map, traffic and references")
     for name, seconds in parts.items():
@@ -65,7 +66,7 @@ def _large_picture(camera: Camera, sensors: SensorConfig, repeats: int = 20) -> 
         scene = SimpleNamespace(token="large", cameras=((large,),) * HISTORY)
         begin = time.process_time()
         for _ in range(repeats):
-            features.images(scene, one)
+            features.pictures(scene, one)
         return (time.process_time() - begin) / repeats
 
 

@@ -15,20 +15,24 @@ from jaxtyping import Float
 from PIL import Image
 
 from irlvla.data.features import SensorConfig, resized_views
+from irlvla.data.rig import camera_rig, joined_rigs, missing_rig, views_of
 from irlvla.model.policy import Policy
 from irlvla.rollout import load_policy
-from irlvla.types import HISTORY, Features
+from irlvla.types import HISTORY, Camera, Features
 
 
 def agent_features(agent_input: Any, sensors: SensorConfig = SensorConfig()) -> Features:
     """What our policy sees of the devkit's AgentInput.
 
     Args:
-        agent_input: `ego_statuses` and `cameras` of four frames, the current one last. Poses are local to the current frame.
+        agent_input: `ego_statuses` and `cameras` of four frames, the current one last. Poses are local to the current frame. It does
+            not say how the lidar frame, to which cameras are calibrated, lies in the ego frame: as the devkit does where it draws
+            boxes into pictures, the two are taken for one.
         sensors: cameras and picture size with which the policy was trained.
 
     Raises:
-        ValueError: a camera that the policy needs was not loaded, or ego statuses are in the global frame.
+        ValueError: a camera that the policy needs was not loaded (unless `sensors` allows that) or is none, or ego statuses are in the
+            global frame.
 
     Source:
         navsim/common/dataclasses.py, AgentInput and Cameras at 0a380a9.
@@ -38,13 +42,30 @@ def agent_features(agent_input: Any, sensors: SensorConfig = SensorConfig()) -> 
         raise ValueError("ego statuses are in the global frame; AgentInput gives them in the current ego frame")
     history = np.stack([np.concatenate([status.ego_pose, status.ego_velocity, status.ego_acceleration]) for status in statuses])
     views: list[np.ndarray] = []
+    rigs = []
     for name in sensors.cameras:
-        image = getattr(agent_input.cameras[-1], name.lower()).image
-        if image is None:
+        values = getattr(agent_input.cameras[-1], name.lower())
+        if values.image is None and sensors.missing_cameras:
+            views += [np.zeros((sensors.height, sensors.width, 3), np.uint8)] * views_of(name)
+            rigs.append(missing_rig(name))
+            continue
+        if values.image is None:
             raise ValueError(f"{name} was not loaded: the agent's sensor config asks for it")
-        views += resized_views(Image.fromarray(np.asarray(image)), name, (sensors.width, sensors.height))
+        picture = Image.fromarray(np.asarray(values.image))
+        views += resized_views(picture, name, (sensors.width, sensors.height))
+        camera = Camera(
+            name=name,
+            path="",
+            intrinsics=np.asarray(values.intrinsics, dtype=np.float64),
+            distortion=np.asarray(values.distortion, dtype=np.float64),
+            rotation=np.asarray(values.sensor2lidar_rotation, dtype=np.float64),
+            translation=np.asarray(values.sensor2lidar_translation, dtype=np.float64),
+            ego_from_lidar=np.eye(4),
+        )
+        rigs.append(camera_rig(camera, *picture.size, sensors.ground))
     return Features(
         images=np.stack(views) if views else np.zeros((0, sensors.height, sensors.width, 3), np.uint8),
+        rig=joined_rigs(rigs),
         ego_history=history.astype(np.float64),
         command=np.asarray(statuses[-1].driving_command, dtype=np.float64),
     )

@@ -12,6 +12,7 @@ from irlvla import origin
 from irlvla.data import features as feature
 from irlvla.data import navsim, store
 from irlvla.data.features import SensorConfig
+from irlvla.data.records import packed
 from irlvla.data.store import Moment, Prepared, Store
 from irlvla.files import json_mapping
 from irlvla.score.prepared import prepared as prepared_scene
@@ -153,8 +154,8 @@ def prepared_with_moments(now: Scene, previous: Scene | None, sensors: SensorCon
     if previous is not None:
         targets = None if scene is None else feature.targets(now, scene, frame=HISTORY - 2)
         earlier = Moment(features=feature.features(previous, sensors), human=feature.human_poses(previous), targets=targets)
-    first = {camera.name: camera.path for camera in now.cameras[HISTORY - 1]} if now.cameras else {}
-    picture = first[sensors.cameras[0]] if sensors.cameras else ""
+    paths = {camera.name: camera.path for camera in now.cameras[HISTORY - 1]} if now.cameras else {}
+    picture = next((paths[name] for name in sensors.cameras if name in paths), "")
     return Prepared(log_name=now.log_name, prepared=scene, now=moment, previous=earlier, picture=picture)
 
 
@@ -236,7 +237,7 @@ def _record_size(work: _Work, paths: Sequence[Path]) -> int:
     """Bytes of one packed scene: the mean over the first log that can be read (which also compiles the kernels before workers fork)."""
     for path in paths:
         try:
-            sizes = [len(store.packed(prepared_scene(now))[0]) for now, _ in navsim.log_moments(path, work.maps, work.chosen, work.logs)]
+            sizes = [len(packed(prepared_scene(now))[0]) for now, _ in navsim.log_moments(path, work.maps, work.chosen, work.logs)]
         except ValueError:
             continue  # the worker that comes to this log reports it
         if sizes:

@@ -16,6 +16,8 @@ OBJECT_NAMES = ("vehicle", "pedestrian", "bicycle", "traffic_cone", "barrier", "
 COMMAND_NAMES = ("left", "straight", "right", "unknown")
 LAYER_NAMES = ("lane", "lane_connector", "roadblock", "intersection", "carpark")
 """Layers of the drivable map that the score distinguishes; a polygon's layer is its index here."""
+LINE_NAMES = ("centre", "boundary", "crossing", "stop")
+"""What a line of the map is: a lane's centre line, a lane's edge, the outline of a crosswalk, a stop line."""
 SUB_SCORE_NAMES = ("nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc", "ec")
 COLUMN_NAMES = {
     "nc": "no_at_fault_collisions",
@@ -36,6 +38,10 @@ STEPS = 41
 """Simulated states of a plan at 10 Hz: 0.0 s .. 4.0 s."""
 HISTORY = 4
 """Frames of history at 2 Hz, the current one included."""
+ELEMENTS = 32
+"""Boxes, and lines, of a moment's elements."""
+LINE_POINTS = 10
+"""Points of a line of the map."""
 
 
 def _check_finite(where: str, name: str, values: np.ndarray) -> None:
@@ -203,19 +209,71 @@ class PreparedScene:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Rig:
+    """The cameras behind the pictures of one moment (or a batch of moments), view by view.
+
+    The ego frame is that of poses: origin at the rear axle, x forward, y left; z is up from the ground, which is taken for
+    the plane z = 0. A view without a picture is not valid: its picture is black, its calibration zeros.
+    """
+
+    intrinsics: Float[np.ndarray, "*batch views 4"]
+    """fx, fy, cx, cy: fx and cx as shares of the picture's width, fy and cy of its height, so that they hold at any size."""
+    distortion: Float[np.ndarray, "*batch views 5"]
+    """k1, k2, p1, p2, k3 of OpenCV's model; zeros for a pinhole camera."""
+    ego_from_camera: Float[np.ndarray, "*batch views 3 4"]
+    """Rotation and place, m: camera points (x right, y down, z forward) to the ego frame."""
+    valid: Bool[np.ndarray, "*batch views"]
+
+    def __post_init__(self) -> None:
+        for name in ("intrinsics", "distortion", "ego_from_camera"):
+            _check_finite("rig", name, getattr(self, name))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Elements:
+    """What annotations and map show around one moment (or a batch of moments), in its ego frame: targets of detection and map tokens.
+
+    Everything lies in the area of the bird's-eye grid (`irlvla.data.features`). Places that hold nothing have the class or kind
+    -1 and NaN; they come last.
+    """
+
+    boxes: Float[np.ndarray, "*batch 32 7"]
+    """x, y of the centre (m), length, width (m), heading (rad), vx, vy (m/s along the ego's axes, not relative to its motion)."""
+    classes: Int[np.ndarray, "*batch 32"]
+    """Indices into OBJECT_NAMES."""
+    lines: Float[np.ndarray, "*batch 32 10 2"]
+    """Points evenly spaced along each line, m."""
+    kinds: Int[np.ndarray, "*batch 32"]
+    """Indices into LINE_NAMES."""
+
+    def __post_init__(self) -> None:
+        for name, kind, names, values in (
+            ("classes", self.classes, OBJECT_NAMES, self.boxes),
+            ("kinds", self.kinds, LINE_NAMES, self.lines.reshape(*self.lines.shape[:-2], 2 * LINE_POINTS)),
+        ):
+            if kind.size and not -1 <= kind.min() <= kind.max() < len(names):
+                raise ValueError(f"elements: {name} has values {kind.min()} .. {kind.max()}, not -1 .. {len(names) - 1}")
+            if not (np.isfinite(values).all(axis=-1) == (kind >= 0)).all():
+                raise ValueError(f"elements: {name} and the numbers they belong to differ in what is there")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Features:
     """What a policy may see at one moment (or a batch of moments): nothing of the future, no map, no boxes.
 
-    Images are RGB. `ego_history` holds x, y, heading in the current ego frame, then vx, vy, ax, ay in the ego frame of
-    each history frame (-1.5, -1.0, -0.5, 0 s). `command` is one-hot over COMMAND_NAMES.
+    Images are RGB, `rig` says with which cameras they were taken. `ego_history` holds x, y, heading in the current ego frame, then
+    vx, vy, ax, ay in the ego frame of each history frame (-1.5, -1.0, -0.5, 0 s). `command` is one-hot over COMMAND_NAMES.
     """
 
     images: UInt8[np.ndarray, "*batch views height width 3"]
+    rig: Rig
     ego_history: Float[np.ndarray, "*batch 4 7"]
     command: Float[np.ndarray, "*batch 4"]
 
     def __post_init__(self) -> None:
         _check_finite("features", "ego_history", self.ego_history)
+        if self.rig.valid.shape != self.images.shape[:-3]:
+            raise ValueError(f"features: {self.images.shape[:-3]} pictures and {self.rig.valid.shape} cameras differ in number")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

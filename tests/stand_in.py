@@ -11,6 +11,7 @@ from irlvla.train.controls import EgoMlpConfig
 from irlvla.train.imitation import ImitationConfig
 from irlvla.types import Features
 
+from . import tiny
 from .score.scenes import prepared_by_hand, rectangle
 
 HEIGHT, WIDTH = 32, 48
@@ -48,7 +49,15 @@ class MemoryStore(Store):
         images = np.zeros((len(indices), 4, HEIGHT, WIDTH, 3), np.uint8)
         images[self.red[indices], ..., 0] = 220
         images[~self.red[indices], ..., 1] = 200
-        return Features(images=images, ego_history=self.histories(indices, previous), command=self.commands(indices, previous))
+        return Features(
+            images=images,
+            rig=self.rig(indices, previous),
+            ego_history=self.histories(indices, previous),
+            command=self.commands(indices, previous),
+        )
+
+    def rig(self, indices, previous=False):
+        return tiny.rig(len(indices))
 
     def histories(self, indices, previous=False):
         indices = np.asarray(indices)

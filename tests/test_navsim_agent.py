@@ -17,7 +17,14 @@ def agent_input(some, folder):
     """The scene as the devkit hands it to an agent: local poses, full-size RGB pictures (the reader may decode smaller ones)."""
     expected = features(some, SensorConfig())
     names = ("cam_f0", "cam_l0", "cam_r0")
-    frame = SimpleNamespace(**{name: SimpleNamespace(image=np.asarray(Image.open(folder / f"{name.upper()}.jpg"))) for name in names})
+    mounted = {
+        "intrinsics": np.eye(3),
+        "distortion": np.zeros(5),
+        "sensor2lidar_rotation": np.eye(3),
+        "sensor2lidar_translation": np.zeros(3),
+    }
+    pictures = {name: np.asarray(Image.open(folder / f"{name.upper()}.jpg")) for name in names}
+    frame = SimpleNamespace(**{name: SimpleNamespace(image=picture, **mounted) for name, picture in pictures.items()})
     statuses = [
         SimpleNamespace(
             ego_pose=row[:3], ego_velocity=row[3:5], ego_acceleration=row[5:], driving_command=some.commands[3], in_global_frame=False
@@ -32,6 +39,8 @@ def test_the_agent_sees_what_the_reader_sees(tmp_path):
     given, expected = agent_input(scene(tmp_path, heading=1.0), tmp_path)
     seen = agent_features(given)
     assert np.abs(seen.images.astype(int) - expected.images).max() <= 1
+    for name in ("intrinsics", "distortion", "ego_from_camera", "valid"):
+        np.testing.assert_array_equal(getattr(seen.rig, name), getattr(expected.rig, name))
     np.testing.assert_allclose(seen.ego_history, expected.ego_history)
     np.testing.assert_array_equal(seen.command, expected.command)
 
@@ -51,6 +60,8 @@ def test_a_camera_that_was_not_loaded_is_named(tmp_path):
     given.cameras[-1].cam_l0.image = None
     with pytest.raises(ValueError, match="CAM_L0 was not loaded"):
         agent_features(given)
+    seen = agent_features(given, SensorConfig(missing_cameras=True))
+    assert seen.rig.valid.tolist() == [True, True, False, True] and not seen.images[2].any()
 
 
 def test_global_poses_are_refused(tmp_path):

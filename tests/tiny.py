@@ -12,7 +12,7 @@ import pyproj
 import shapely
 
 from irlvla.lanes import Lane, Roadblock, baseline, lane_map
-from irlvla.types import HISTORY, Objects, Scene
+from irlvla.types import HISTORY, Objects, Rig, Scene
 
 CITY = "us-nv-las-vegas-strip"
 PROJECTION = "EPSG:32611"
@@ -73,6 +73,17 @@ def city(roads=ROADS, links=LINKS, intersections=(), carparks=(), motion=(0.0, 0
             )  # fmt: skip
     areas = [[(name, shapely.transform(area, lambda p: placed(p, motion))) for name, area in group] for group in (intersections, carparks)]
     return lane_map("tiny", lanes, blocks, *areas)
+
+
+def rig(*batch, views=4, value=0.0):
+    """Pinhole cameras of 90 degrees, 1.6 m above the ground, that look ahead; `value` moves them forward."""
+    pose = np.array([[0, 0, 1, value], [-1, 0, 0, 0], [0, -1, 0, 1.6]], np.float32)
+    return Rig(
+        intrinsics=np.full((*batch, views, 4), 0.5, np.float32),
+        distortion=np.zeros((*batch, views, 5), np.float32),
+        ego_from_camera=np.broadcast_to(pose, (*batch, views, 3, 4)).copy(),
+        valid=np.ones((*batch, views), bool),
+    )
 
 
 def objects(*rows):

@@ -10,8 +10,9 @@ from jaxtyping import Float, UInt8
 from numba import njit
 from PIL import Image
 
+from irlvla.data.rig import camera_rig, joined_rigs, missing_rig, views_of
 from irlvla.files import short
-from irlvla.types import CAMERA_NAMES, HISTORY, LAYER_NAMES, Camera, Features, Polygons, PreparedScene, Scene
+from irlvla.types import CAMERA_NAMES, HISTORY, LAYER_NAMES, Camera, Features, Polygons, PreparedScene, Rig, Scene
 
 GRID_CELLS = 32
 GRID_CELL = 2.0
@@ -29,11 +30,18 @@ _DRIVABLE_LAYERS = tuple(LAYER_NAMES.index(name) for name in ("roadblock", "inte
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SensorConfig:
-    """Which pictures a policy sees and how large. The front camera is seen twice: whole, and its middle half enlarged."""
+    """Which pictures a policy sees and how large. The front camera is seen twice: whole, and its middle half enlarged.
+
+    With `missing_cameras` a camera without a picture (the log does not know it, or the file is not there) is seen as a black view
+    that is not valid; else it is an error. `ground` is the height of the road in the ego frame of the logs' calibrations, m, see
+    `irlvla.data.rig`.
+    """
 
     cameras: tuple[str, ...] = ("CAM_F0", "CAM_L0", "CAM_R0")
     height: int = 96
     width: int = 176
+    missing_cameras: bool = False
+    ground: float = 0.0
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.cameras) - set(CAMERA_NAMES))
@@ -45,7 +53,7 @@ def view_names(sensors: SensorConfig) -> tuple[str, ...]:
     """Names of the views in the order in which `Features.images` holds them, e.g. CAM_F0, CAM_F0_crop, CAM_L0, CAM_R0."""
     names: list[str] = []
     for camera in sensors.cameras:
-        names += [camera, f"{camera}_crop"] if camera == "CAM_F0" else [camera]
+        names += [camera, f"{camera}_crop"][: views_of(camera)]
     return tuple(names)
 
 
@@ -60,9 +68,10 @@ def features(scene: Scene, sensors: SensorConfig = SensorConfig()) -> Features:
         Features of one moment (no batch axis).
 
     Raises:
-        ValueError: a picture that `sensors` asks for is not in the log, not on disk, or cannot be read.
+        ValueError: a picture that `sensors` asks for is not in the log, not on disk, or cannot be read; or its camera is none.
     """
-    return Features(images=images(scene, sensors), ego_history=ego_history(scene), command=command(scene))
+    images, rig = pictures(scene, sensors)
+    return Features(images=images, rig=rig, ego_history=ego_history(scene), command=command(scene))
 
 
 def ego_history(scene: Scene) -> Float[np.ndarray, "4 7"]:
@@ -96,18 +105,35 @@ def poses_in_ego(ego: Float[np.ndarray, "3"], poses: Float[np.ndarray, "poses 3"
     return np.stack([cos * difference[:, 0] + sin * difference[:, 1], cos * difference[:, 1] - sin * difference[:, 0], heading], axis=1)
 
 
-def images(scene: Scene, sensors: SensorConfig) -> UInt8[np.ndarray, "views height width 3"]:
-    """The current frame's pictures, resized, in the order of `view_names`."""
+def pictures(scene: Scene, sensors: SensorConfig) -> tuple[UInt8[np.ndarray, "views height width 3"], Rig]:
+    """The current frame's pictures, resized, in the order of `view_names`, and the cameras that took them.
+
+    Raises:
+        ValueError: a picture is missing (unless `sensors` allows that) or cannot be read, or its camera is none; the scene is named.
+    """
     by_name = {camera.name: camera for camera in scene.cameras[HISTORY - 1]} if scene.cameras else {}
     size = (sensors.width, sensors.height)
-    views = []
+    views, rigs = [], []
     for name in sensors.cameras:
-        if name not in by_name:
+        camera = by_name.get(name)
+        is_there = camera is not None and Path(camera.path).is_file()
+        if not is_there and sensors.missing_cameras:
+            views += [np.zeros((sensors.height, sensors.width, 3), dtype=np.uint8)] * views_of(name)
+            rigs.append(missing_rig(name))
+            continue
+        if camera is None:
             raise ValueError(f"scene {scene.token}: the log has no picture of {name}, which the sensor config asks for")
-        views += _views(scene.token, by_name[name], size)
+        if not is_there:
+            raise ValueError(f"scene {scene.token}: {camera.path} is missing, and the sensor config asks for {name}")
+        of_camera, (width, height) = _views(scene.token, camera, size)
+        views += of_camera
+        try:
+            rigs.append(camera_rig(camera, width, height, sensors.ground))
+        except ValueError as error:
+            raise ValueError(f"scene {scene.token}: {camera.path}: {error}") from error
     if not views:
-        return np.zeros((0, sensors.height, sensors.width, 3), dtype=np.uint8)
-    return np.stack(views)
+        return np.zeros((0, sensors.height, sensors.width, 3), dtype=np.uint8), joined_rigs(())
+    return np.stack(views), joined_rigs(rigs)
 
 
 def resized_views(picture: Image.Image, camera: str, size: tuple[int, int]) -> list[np.ndarray]:
@@ -119,29 +145,29 @@ def resized_views(picture: Image.Image, camera: str, size: tuple[int, int]) -> l
         size: width and height of a view.
     """
     views = [np.asarray(picture.resize(size, Image.Resampling.BILINEAR, reducing_gap=1.0))]
-    if camera == "CAM_F0":
+    if views_of(camera) > 1:
         width, height = picture.size
         box = (width / 4, height / 4, 3 * width / 4, 3 * height / 4)
         views.append(np.asarray(picture.resize(size, Image.Resampling.BILINEAR, box=box)))
     return views
 
 
-def _views(token: str, camera: Camera, size: tuple[int, int]) -> list[np.ndarray]:
-    if not Path(camera.path).is_file():
-        raise ValueError(f"scene {token}: {camera.path} is missing, and the sensor config asks for {camera.name}")
+def _views(token: str, camera: Camera, size: tuple[int, int]) -> tuple[list[np.ndarray], tuple[int, int]]:
+    """A camera's views, and the width and height of its picture on disk."""
     try:
         # Of the formats that Pillow knows some run other programs.
         with Image.open(camera.path, formats=("JPEG", "PNG")) as picture:
+            whole_size = picture.size
             if picture.width * picture.height > LARGEST_PICTURE:
                 raise ValueError(f"it has {picture.width} x {picture.height} pixels")
             # JPEG can be decoded at 1/2, 1/4 or 1/8 of its size at little cost; never smaller than what is needed.
-            least = (2 * size[0], 2 * size[1]) if camera.name == "CAM_F0" else size
+            least = (2 * size[0], 2 * size[1]) if views_of(camera.name) > 1 else size
             if picture.width >= 2 * least[0] and picture.height >= 2 * least[1]:
                 picture.draft("RGB", least)
             whole = picture.convert("RGB")
     except _BAD_PICTURE as error:
         raise ValueError(f"scene {token}: {camera.path} is no readable picture: {error}") from error
-    return resized_views(whole, camera.name, size)
+    return resized_views(whole, camera.name, size), whole_size
 
 
 def targets(scene: Scene, prepared: PreparedScene, frame: int = HISTORY - 1) -> UInt8[np.ndarray, "4 32 32"]:

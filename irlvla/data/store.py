@@ -19,47 +19,19 @@ from numpy.lib.format import open_memmap
 
 from irlvla.data.arrays import array_header
 from irlvla.data.features import GRID_CELLS, TARGET_NAMES, SensorConfig, view_names
+from irlvla.data.records import SHAPE_LENGTH, packed, unpacked
 from irlvla.files import json_mapping, short
-from irlvla.types import HISTORY, POSES, Features, Polygons, PreparedScene
+from irlvla.types import HISTORY, POSES, Features, PreparedScene, Rig
 
 Indices = Sequence[int] | Int[np.ndarray, "indices"]
 
-FORMAT = 2
+FORMAT = 3
 """Raised when files of an older store can no longer be read."""
 
-_FIELDS = {
-    "time_us": (np.int64, 0),
-    "ego_state": (np.float64, 1),
-    "past_time_us": (np.int64, 1),
-    "past_states": (np.float64, 2),
-    "previous_time_us": (np.int64, 0),
-    "previous_state": (np.float64, 1),
-    "object_types": (np.int64, 1),
-    "object_first_speed": (np.float64, 1),
-    "object_boxes": (np.float64, 3),
-    "object_valid": (np.bool_, 2),
-    "red_polygons.vertices": (np.float64, 2),
-    "red_polygons.ring_start": (np.int64, 1),
-    "red_polygons.polygon_start": (np.int64, 1),
-    "red_valid": (np.bool_, 2),
-    "map_polygons.vertices": (np.float64, 2),
-    "map_polygons.ring_start": (np.int64, 1),
-    "map_polygons.polygon_start": (np.int64, 1),
-    "map_layers": (np.int64, 1),
-    "map_on_route": (np.bool_, 1),
-    "centerline": (np.float64, 2),
-    "reference_poses": (np.float64, 2),
-    "human_poses": (np.float64, 2),
-    "reference_progress": (np.float64, 0),
-    "reference_multiplier": (np.float64, 0),
-    "human_zero": (np.bool_, 1),
-}
-"""Arrays of a PreparedScene in the order of a record, with their type and number of axes."""
-
+_RIG_FIELDS = ("intrinsics", "distortion", "ego_from_camera", "valid")
 _HEADER = {
     "format": int, "key": str, "complete": bool, "settings": dict, "shards": int, "failed": dict, "tokens": list, "scenes": dict,
 }  # fmt: skip
-_SHAPE_LENGTH = sum(axes for _, axes in _FIELDS.values())
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -112,10 +84,11 @@ class Store:
         self._map_names = tuple(scene["map_name"] for scene in about)
         self.annotated: Bool[np.ndarray, "scenes"] = np.array([scene.get("annotated", True) for scene in about], dtype=bool)
         self._rows = rows
-        shapes = _shapes(len(header["tokens"]), 0, SensorConfig())
+        # The pictures say how many views of what size there are, all other shapes follow.
+        images = _opened(self.folder / "images.npy", (len(header["tokens"]), None, None, None, 3), np.uint8)
+        _, views, height, width, _ = images.shape
+        shapes = _shapes(len(header["tokens"]), views, height, width)
         self._arrays = {name: _opened(self.folder / f"{name}.npy", shape, kind) for name, (shape, kind) in shapes.items()}
-        if self._arrays["images"].shape != self._arrays["previous_images"].shape:
-            raise ValueError(f"{self.folder}: images.npy and previous_images.npy differ in shape")
         self.has_previous: Bool[np.ndarray, "scenes"] = np.array(self._arrays["has_previous"].view(np.uint8))[rows] != 0
 
     def __len__(self) -> int:
@@ -135,10 +108,29 @@ class Store:
         images = self._arrays["previous_images" if previous else "images"][rows]
         try:
             return Features(
-                images=images, ego_history=self._arrays["ego_history"][rows, moment], command=self._arrays["command"][rows, moment]
+                images=images,
+                rig=self._rig(rows, moment),
+                ego_history=self._arrays["ego_history"][rows, moment],
+                command=self._arrays["command"][rows, moment],
             )
         except ValueError as error:
             raise ValueError(f"{self.folder} is damaged, prepare it again: {error}") from error
+
+    def rig(self, indices: Indices, previous: bool = False) -> Rig:
+        """The cameras behind the pictures alone, without touching these.
+
+        Raises:
+            ValueError: a scene has no previous moment, or a number is not finite.
+        """
+        rows, moment = self._rows_of(indices, previous)
+        try:
+            return self._rig(rows, moment)
+        except ValueError as error:
+            raise ValueError(f"{self.folder} is damaged, prepare it again: {error}") from error
+
+    def _rig(self, rows: np.ndarray, moment: int) -> Rig:
+        values = {name: self._arrays[name][rows, moment] for name in _RIG_FIELDS}
+        return Rig(**values | {"valid": values["valid"].view(np.uint8) != 0})
 
     def histories(self, indices: Indices, previous: bool = False) -> Float[np.ndarray, "batch 4 7"]:
         """Ego histories alone, without touching the pictures.
@@ -188,7 +180,7 @@ class Store:
         record = np.fromfile(path, dtype=np.uint8, offset=start, count=end - start) if is_inside else np.zeros(0, np.uint8)
         if _check(record, shape) != check:
             raise ValueError(f"scene {token}: {path} or record.npy is missing or damaged, prepare the store again")
-        return _unpacked(record, shape, token, self.log_names[index], self._map_names[index])
+        return unpacked(record, shape, token, self.log_names[index], self._map_names[index])
 
     def _check_annotated(self, indices: Indices) -> None:
         bare = [index for index in np.asarray(indices, dtype=np.int64) if not self.annotated[index]]
@@ -227,13 +219,13 @@ def _about(folder: Path, scenes: dict[str, Any], token: str) -> dict[str, Any]:
     return about
 
 
-def _opened(path: Path, shape: tuple[int, ...], kind: type) -> np.ndarray:
-    """A memory map of an array that has to have a type and shape (of pictures only the number and the colours)."""
+def _opened(path: Path, shape: tuple[int | None, ...], kind: type) -> np.ndarray:
+    """A memory map of an array that has to have a type and shape, where None stands for any size."""
     try:
         with path.open("rb") as file:
             header = array_header(file)
         size = path.stat().st_size - header.start
-        is_right = header.shape == shape or (len(shape) == 5 == len(header.shape) and header.shape[::4] == shape[::4])
+        is_right = len(header.shape) == len(shape) and all(wanted in (None, size) for wanted, size in zip(shape, header.shape))
         if header.dtype != kind or not is_right or header.order != "C" or header.size != size:
             raise ValueError(f"it has the shape {header.shape} of {header.dtype} in {size} bytes, not {shape} of {np.dtype(kind)}")
         if not size:
@@ -264,7 +256,7 @@ def create(folder: Path, key: str, settings: dict[str, Any], tokens: Sequence[st
     header = {"format": FORMAT, "key": key, "complete": False, "settings": settings, "shards": shards, "failed": {}}
     header |= {"tokens": list(tokens), "scenes": {}}
     _write_json(new / "store.json", header)
-    for name, (shape, kind) in _shapes(len(tokens), len(view_names(sensors)), sensors).items():
+    for name, (shape, kind) in _shapes(len(tokens), len(view_names(sensors)), sensors.height, sensors.width).items():
         open_memmap(new / f"{name}.npy", mode="w+", dtype=kind, shape=shape).flush()
     if place.exists():
         place.rename(old)
@@ -274,7 +266,7 @@ def create(folder: Path, key: str, settings: dict[str, Any], tokens: Sequence[st
 
 def size_of(scenes: int, sensors: SensorConfig, record: int) -> int:
     """Bytes that a store of so many scenes takes, given one scene's packed size."""
-    shapes = _shapes(scenes, len(view_names(sensors)), sensors).values()
+    shapes = _shapes(scenes, len(view_names(sensors)), sensors.height, sensors.width).values()
     return scenes * record + sum(int(np.prod(shape)) * np.dtype(kind).itemsize for shape, kind in shapes)
 
 
@@ -291,7 +283,7 @@ def write_shard(folder: Path, shard: int, scenes: Iterable[tuple[int | str, Prep
         shard: its number.
         scenes: row of the store and its scene, or what failed (a row, or the name of something larger) and why.
     """
-    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in _shapes(0, 0, SensorConfig())}
+    arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in _shapes(0, 0, 0, 0)}
     failed, written, position = {}, {}, 0
     with (folder / f"prepared-{shard:04d}.bin").open("wb") as stream:
         for row, scene in scenes:
@@ -313,6 +305,8 @@ def write_shard(folder: Path, shard: int, scenes: Iterable[tuple[int | str, Prep
                 if moment is None:
                     continue
                 arrays["previous_images" if index else "images"][row] = moment.features.images
+                for name in _RIG_FIELDS:
+                    arrays[name][row, index] = getattr(moment.features.rig, name)
                 arrays["ego_history"][row, index] = moment.features.ego_history
                 arrays["command"][row, index] = moment.features.command
                 arrays["human"][row, index] = moment.human
@@ -344,52 +338,22 @@ def finish(folder: Path) -> None:
     _write_json(folder / "store.json", header | {"failed": failed, "scenes": scenes, "complete": True})
 
 
-def packed(scene: PreparedScene) -> tuple[bytes, np.ndarray]:
-    """A prepared scene's record (arrays one after the other, each from a multiple of 8 bytes on) and all their sizes."""
-    pieces, shape = [], []
-    for name, (kind, axes) in _FIELDS.items():
-        values = scene
-        for part in name.split("."):
-            values = getattr(values, part)
-        values = np.ascontiguousarray(values, dtype=kind).reshape(() if axes == 0 else np.shape(values))
-        piece = values.tobytes()
-        pieces += [piece, b"\0" * (-len(piece) % 8)]
-        shape += values.shape
-    return b"".join(pieces), np.array(shape, dtype=np.int64)
-
-
-def _unpacked(record: np.ndarray, shape: np.ndarray, token: str, log_name: str, map_name: str) -> PreparedScene:
-    values: dict[str, Any] = {}
-    polygons: dict[str, dict[str, np.ndarray]] = {}
-    position = axis = 0
-    sizes = shape.tolist()
-    for name, (kind, axes) in _FIELDS.items():
-        dimensions = sizes[axis : axis + axes]
-        axis += axes
-        length = int(np.prod(dimensions)) * np.dtype(kind).itemsize
-        array = record[position : position + length].view(kind).reshape(dimensions)
-        position += length + (-length % 8)
-        whole, _, part = name.partition(".")
-        if part:
-            polygons.setdefault(whole, {})[part] = array
-        else:
-            values[name] = array if axes else array.item()
-    values |= {name: Polygons(**parts) for name, parts in polygons.items()}
-    return PreparedScene(token=token, log_name=log_name, map_name=map_name, **values)
-
-
-def _shapes(scenes: int, views: int, sensors: SensorConfig) -> dict[str, tuple[tuple[int, ...], type]]:
-    images = (scenes, views, sensors.height, sensors.width, 3)
+def _shapes(scenes: int, views: int, height: int, width: int) -> dict[str, tuple[tuple[int, ...], type]]:
+    images = (scenes, views, height, width, 3)
     return {
         "images": (images, np.uint8),
         "previous_images": (images, np.uint8),
+        "intrinsics": ((scenes, 2, views, 4), np.float32),
+        "distortion": ((scenes, 2, views, 5), np.float32),
+        "ego_from_camera": ((scenes, 2, views, 3, 4), np.float32),
+        "valid": ((scenes, 2, views), np.bool_),
         "ego_history": ((scenes, 2, HISTORY, 7), np.float64),
         "command": ((scenes, 2, 4), np.float64),
         "human": ((scenes, 2, POSES, 3), np.float64),
         "targets": ((scenes, 2, len(TARGET_NAMES), GRID_CELLS, GRID_CELLS), np.uint8),
         "has_previous": ((scenes,), np.bool_),
         "record": ((scenes, 4), np.int64),
-        "record_shape": ((scenes, _SHAPE_LENGTH), np.int64),
+        "record_shape": ((scenes, SHAPE_LENGTH), np.int64),
     }
 
 

@@ -6,9 +6,11 @@ import pytest
 
 from irlvla.data import store
 from irlvla.data.features import SensorConfig
+from irlvla.data.records import packed
 from irlvla.data.store import Moment, Prepared, Store
 from irlvla.types import Features, Polygons
 
+from .. import tiny
 from .test_features import polygons, prepared, square
 
 SENSORS = SensorConfig(height=6, width=8)
@@ -16,7 +18,12 @@ SENSORS = SensorConfig(height=6, width=8)
 
 def moment(value):
     return Moment(
-        features=Features(images=np.full((4, 6, 8, 3), value, np.uint8), ego_history=np.full((4, 7), float(value)), command=np.eye(4)[1]),
+        features=Features(
+            images=np.full((4, 6, 8, 3), value, np.uint8),
+            rig=tiny.rig(value=value),
+            ego_history=np.full((4, 7), float(value)),
+            command=np.eye(4)[1],
+        ),
         human=np.full((8, 3), float(value)),
         targets=np.ones((4, 32, 32), np.uint8),
     )
@@ -59,6 +66,14 @@ def test_scenes_come_back_as_they_were_put_in(tmp_path):
     np.testing.assert_array_equal(opened.commands([1, 0]), opened.features([1, 0]).command)
     assert opened.human([1]).shape == (1, 8, 3) and opened.targets([0]).all()
     assert opened.has_previous.tolist() == [True, False]
+
+
+def test_each_moment_keeps_its_own_cameras(tmp_path):
+    written(tmp_path)
+    opened = Store(tmp_path)
+    same(opened.rig([1, 0]), opened.features([1, 0]).rig)
+    assert opened.rig([1, 0]).ego_from_camera[:, 3, 0, 3].tolist() == [3.0, 1.0] and opened.rig([0, 1]).valid.all()
+    assert opened.rig([0], previous=True).ego_from_camera[0, 0, 0, 3] == 2.0
 
 
 def test_a_scene_without_annotations_keeps_the_rest_and_says_what_is_missing(tmp_path):
@@ -112,7 +127,7 @@ def test_a_folder_without_store_is_named(tmp_path):
 def test_another_format_is_named(tmp_path, monkeypatch):
     written(tmp_path)
     monkeypatch.setattr(store, "FORMAT", 99)
-    with pytest.raises(ValueError, match="was written in format 2, this version reads 99"):
+    with pytest.raises(ValueError, match="was written in format 3, this version reads 99"):
         Store(tmp_path)
 
 
@@ -137,7 +152,7 @@ def test_a_store_whose_layout_was_interrupted_is_laid_out_again(tmp_path, monkey
 
 def test_the_size_told_beforehand_is_the_size_on_disk(tmp_path):
     first, second = written(tmp_path)
-    records = [len(store.packed(scene)[0]) for scene in (first, second)]
+    records = [len(packed(scene)[0]) for scene in (first, second)]
     on_disk = sum(path.stat().st_size for path in tmp_path.iterdir())
     assert on_disk == pytest.approx(store.size_of(4, SENSORS, int(np.mean(records))), rel=0.15)
 
@@ -145,15 +160,31 @@ def test_the_size_told_beforehand_is_the_size_on_disk(tmp_path):
 def test_a_store_without_cameras_has_no_views(tmp_path):
     sensors = SensorConfig(cameras=(), height=6, width=8)
     store.create(tmp_path, "key", {}, ["a"], 1, sensors)
-    blind = dataclasses.replace(moment(1), features=dataclasses.replace(moment(1).features, images=np.zeros((0, 6, 8, 3), np.uint8)))
+    nothing = dataclasses.replace(moment(1).features, images=np.zeros((0, 6, 8, 3), np.uint8), rig=tiny.rig(views=0))
+    blind = dataclasses.replace(moment(1), features=nothing)
     store.write_shard(tmp_path, 0, [(0, whole(prepared(), blind, None))])
     store.finish(tmp_path)
-    assert Store(tmp_path).features([0]).images.shape == (1, 0, 6, 8, 3)
+    assert Store(tmp_path).features([0]).images.shape == (1, 0, 6, 8, 3) and Store(tmp_path).rig([0]).valid.shape == (1, 0)
 
 
 def test_polygons_without_members_survive(tmp_path):
-    record, shape = store.packed(prepared(red=None))
+    record, shape = packed(prepared(red=None))
     assert len(record) % 8 == 0 and len(polygons()) == 0 and shape.dtype == np.int64
+
+
+def test_a_calibration_that_is_not_finite_is_named(tmp_path):
+    written(tmp_path)
+    np.lib.format.open_memmap(tmp_path / "ego_from_camera.npy", mode="r+")[0, 0, 0, 0, 0] = np.inf
+    for read in (Store(tmp_path).rig, Store(tmp_path).features):
+        with pytest.raises(ValueError, match="is damaged, prepare it again: rig: ego_from_camera holds values that are not finite"):
+            read([0])
+
+
+def test_pictures_of_two_moments_have_one_shape(tmp_path):
+    written(tmp_path)
+    np.save(tmp_path / "previous_images.npy", np.zeros((4, 4, 6, 9, 3), np.uint8))
+    with pytest.raises(ValueError, match="previous_images.npy cannot be used: it has the shape"):
+        Store(tmp_path)
 
 
 def test_an_ego_status_that_is_not_finite_is_named(tmp_path):
