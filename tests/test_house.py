@@ -12,18 +12,18 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "irlvla"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROOMS_OF_FLOORS = (
-    "types geometry vehicle lanes definitions origin files",
+    "types geometry vehicle lanes definitions origin files rationale",
     "run baselines intervals data world score model",
     "__init__ acceptance camera_only compare doctor evaluate halves inventory learned machine make_world navsim_agent prepare recipes rollout "
     "scene_cache nearest_reward reward_models reward_quality run_data score_parts score_summary score_table selection shifted submit "
-    "train trajectory_file workers",
+    "fact_quality train trajectory_file workers",
     "viewer",
     "assess demo reward_benchmark cli",
 )
 FLOORS = {name: floor for floor, names in enumerate(ROOMS_OF_FLOORS) for name in names.split()}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core"}
 FORBIDDEN_CLASSES = re.compile(r"(Manager|Handler|Builder|Factory|Registry)$")
-TORCH_FREE = ("types", "geometry", "vehicle", "lanes", "data", "world", "score", "baselines")
+TORCH_FREE = ("types", "rationale", "geometry", "vehicle", "lanes", "data", "world", "score", "baselines")
 MEASURED = ("score", "geometry", "vehicle", "lanes")
 
 
