@@ -51,6 +51,19 @@ def strip(out: Place, split: Path, logs: Path | None = None, share: float = 0.5,
     print(f"{len(found['camera_only'])} of {len(found['camera_only']) + len(found['annotated'])} logs hold cameras only: {out / LISTING}")
 
 
+def pandaset(sequence: Place, out: Place) -> None:
+    """Write a PandaSet sequence as OpenScene logs that hold cameras only: OUT/navsim_logs/pandaset, OUT/sensor_blobs/pandaset.
+
+    Args:
+        sequence: PandaSet's folder of the sequence.
+        out: an OPENSCENE_DATA_ROOT, new or with other logs.
+    """
+    from irlvla.pandaset import write_pandaset
+
+    for name in write_pandaset(sequence, out):
+        print(f"cameras only: {name}")
+
+
 def score(
     trajectories: Path,
     out: Path,
@@ -299,6 +312,7 @@ def demo(seed: int = 0, run: Path = Path("runs/demo"), recipe: str = "default") 
 VERBS = {
     "world": world,
     "strip": strip,
+    "pandaset": pandaset,
     "score": score,
     "train": train,
     "evaluate": evaluate,
