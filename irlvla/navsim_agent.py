@@ -17,6 +17,7 @@ from PIL import Image
 from irlvla.data.features import SensorConfig, resized_views
 from irlvla.data.rig import camera_rig, joined_rigs, missing_rig, views_of
 from irlvla.model.policy import Policy
+from irlvla.model.vision import sight_of
 from irlvla.rollout import load_policy
 from irlvla.types import HISTORY, Camera, Features
 
@@ -74,7 +75,7 @@ def agent_features(agent_input: Any, sensors: SensorConfig = SensorConfig()) -> 
 def plan(policy: Policy, features: Features) -> Float[np.ndarray, "8 3"]:
     """The policy's plan for one moment: poses in the ego frame at 0.5 .. 4.0 s."""
     with torch.inference_mode():
-        seen = None if policy.encoder is None else policy.see(torch.from_numpy(np.ascontiguousarray(features.images[None]))).scene
+        seen = None if policy.encoder is None else policy.see(sight_of(features, policy.scale.device)).scene
         history = torch.from_numpy(features.ego_history[None]).float()
         memory = policy.remember(seen, history, torch.from_numpy(features.command[None]).float())
         return policy.plan(memory)[0].numpy().astype(np.float64)

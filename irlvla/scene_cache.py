@@ -1,7 +1,7 @@
 """What the frozen vision part makes of many scenes, computed once: later stages and evaluation never see a picture again."""
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +14,7 @@ from irlvla.data.store import Indices, Store
 from irlvla.files import json_mapping
 from irlvla.model.bev import SceneTokens
 from irlvla.model.policy import Memory, Policy
+from irlvla.model.vision import sight_of
 
 CACHED = ("tokens", "grid", "ego_history", "command", "human", "valid")
 """Arrays of a scene cache on disk."""
@@ -74,9 +75,11 @@ def scene_cache(
             human[part] = store.human(indices[part], previous=moment)
             if policy.birds_eye is None:
                 continue
-            images = np.zeros_like(features.images) if black else np.ascontiguousarray(features.images)
+            sight = sight_of(features, policy.scale.device)
+            if black:
+                sight = replace(sight, images=torch.zeros_like(sight.images))
             with torch.inference_mode():
-                seen = policy.see(torch.from_numpy(images).to(policy.scale.device)).scene
+                seen = policy.see(sight).scene
             if tokens is None or grid is None:
                 tokens = _array(folder, "tokens", (len(indices), *seen.tokens.shape[1:]))
                 grid = _array(folder, "grid", (len(indices), *seen.grid.shape[1:]))

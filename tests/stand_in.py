@@ -15,7 +15,7 @@ from . import tiny
 from .score.scenes import prepared_by_hand, rectangle
 
 HEIGHT, WIDTH = 32, 48
-VISION = VisionConfig(picture_height=HEIGHT, picture_width=WIDTH, widths=(8, 16, 16))
+VISION = VisionConfig(widths=(8, 16, 16))
 POLICY = PolicyConfig(vision=VISION, anchors=4, width=32, prior_width=32)
 PRIOR = EgoMlpConfig(steps=20, batch=16, width=32)
 IMITATION = ImitationConfig(

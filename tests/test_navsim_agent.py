@@ -10,7 +10,7 @@ from irlvla.model.policy import Policy
 from irlvla.navsim_agent import agent_features, plan
 
 from .data.test_features import scene, write_pictures
-from .stand_in import POLICY, VISION
+from .stand_in import HEIGHT, POLICY, WIDTH
 
 
 def agent_input(some, folder):
@@ -50,7 +50,7 @@ def test_the_agent_plans_one_scene(tmp_path):
     given, _ = agent_input(scene(tmp_path), tmp_path)
     torch.manual_seed(0)
     policy = Policy(POLICY).eval()
-    seen = agent_features(given, SensorConfig(height=VISION.picture_height, width=VISION.picture_width))
+    seen = agent_features(given, SensorConfig(height=HEIGHT, width=WIDTH))
     assert plan(policy, seen).shape == (8, 3)
 
 

@@ -1,8 +1,8 @@
 """Feature maps to a bird's-eye view: 3D reasoning, supervised by the log's annotations.
 
-Each cell of the grid is looked up in the pictures where its ground, and the air above it, would appear (Simple-BEV,
-arXiv 2206.07959): cameras are calibrated, so geometry need not be learned. Convolutions over the grid then tell road from
-wall and near from far. A few queries ask the front view about what is too small for that: the light ahead, the vehicle ahead.
+Each cell of the grid is looked up in the pictures of whatever cameras show it (`irlvla.model.lift`). Convolutions over the grid then
+tell road from wall and near from far. A few queries ask the front views about what is too small for that: the light ahead, the
+vehicle ahead.
 """
 
 from dataclasses import dataclass
@@ -12,8 +12,10 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
-from irlvla.model.attention import GRID_BACK, GRID_SIDE, GRID_SIZE, CrossAttention
-from irlvla.model.vision import ImageFeatures, View, VisionConfig, place_features, projected, token_rays
+from irlvla.model.attention import GRID_BACK, CrossAttention
+from irlvla.model.cameras import ray_features, rays
+from irlvla.model.lift import GEOMETRY, cell_places, gathered, lookup
+from irlvla.model.vision import ImageFeatures, Sight, VisionConfig
 
 TARGET_CHANNELS = 4
 """Drivable area, lanes of the route, objects, red-light area."""
@@ -21,12 +23,16 @@ TARGET_CHANNELS = 4
 
 AHEAD_EDGES = (0.0, 6.0, 12.0, 18.0, 26.0, 36.0, 56.0)
 """Edges (m, forward) of the distance classes of the red light and of the vehicle ahead; one more class is "none"."""
-FRONT_VIEWS = 2
+FRONT_POOLED = 2
+"""Image tokens of the front views are averaged over squares of so many a side before they become scene tokens."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BirdsEyeConfig:
-    """The bird's-eye view: `cells` a side, `heights` (m) looked up above each, widths of the grid, `width` of tokens."""
+    """The bird's-eye view: `cells` a side, `heights` (m) looked up above each, widths of the grid, `width` of tokens.
+
+    Image tokens come from `front_views` views: with default sensors the front camera and its enlarged middle half.
+    """
 
     width: int = 96
     cells: int = 32
@@ -35,6 +41,7 @@ class BirdsEyeConfig:
     coarse_width: int = 64
     channels: int = 24
     queries: int = 4
+    front_views: int = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,15 +71,11 @@ class BirdsEye(nn.Module):
         super().__init__()
         self.config = config
         fine, coarse = config.fine_width, config.coarse_width
-        rays = token_rays(vision)[: FRONT_VIEWS * vision.token_rows * vision.token_columns]
-        self.register_buffer("rays", rays, persistent=False)
-        self.register_buffer("places", cell_places(config.cells), persistent=False)
-        for index, view in enumerate(vision.views):
-            cells, weights = visible_cells(view, config, 2 * vision.token_rows, 2 * vision.token_columns)
-            self.register_buffer(f"cells{index}", cells, persistent=False)
-            self.register_buffer(f"weights{index}", weights, persistent=False)
-        self.lift = nn.ModuleList(nn.Linear(len(config.heights) * vision.widths[1], fine) for _ in vision.views)
-        self.place = nn.Linear(self.places.shape[1], fine)
+        places = cell_places(config.cells)
+        self.register_buffer("places", places, persistent=False)
+        self.lift = nn.Linear(vision.widths[1], len(config.heights) * fine)
+        self.showing = nn.Linear(GEOMETRY, 2 * fine)
+        self.place = nn.Linear(places.shape[1], fine)
         self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in (fine, coarse, coarse, fine))
         self.first = nn.Conv2d(fine, fine, 3, padding=1)
         self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
@@ -84,16 +87,16 @@ class BirdsEye(nn.Module):
         self.cell_token = nn.Linear(coarse, config.width)
         self.image = nn.Linear(vision.widths[2], config.width)
         self.image_norm = nn.LayerNorm(config.width)
-        self.ray = nn.Linear(rays.shape[1], config.width)
+        self.ray = nn.Linear(places.shape[1], config.width)
+        self.missing = nn.Parameter(torch.randn(config.width) * 0.5)
         self.questions = nn.Parameter(torch.randn(config.queries, config.width) * 0.5)
         self.answer = CrossAttention(config.width, config.width)
         self.ahead = nn.ModuleList(nn.Linear(config.width, len(AHEAD_EDGES)) for _ in range(2))
-        self.rows, self.columns = vision.token_rows, vision.token_columns
 
-    def forward(self, features: ImageFeatures) -> Seen:
-        """Scene tokens from the encoder's feature maps."""
+    def forward(self, features: ImageFeatures, sight: Sight) -> Seen:
+        """Scene tokens from the encoder's feature maps of some pictures and the calibration of their cameras."""
         with torch.autocast(features.fine.device.type, torch.bfloat16):
-            cells = self._lifted(features.fine)
+            cells = self._lifted(features.fine, sight)
             fine = cells + self.first(functional.relu(self.norms[0](cells)))
             coarse = self.down(functional.relu(fine))
             coarse = coarse + self.context(functional.relu(self.norms[1](coarse)))
@@ -102,59 +105,56 @@ class BirdsEye(nn.Module):
             fine = functional.relu(fine + self.last(functional.relu(self.norms[3](fine))))
             grid = self.maps(fine)
             below = self.cell_token(functional.avg_pool2d(coarse, 2).flatten(2).transpose(1, 2))
-            front = features.coarse[:, :FRONT_VIEWS].flatten(3).permute(0, 1, 3, 2).flatten(1, 2)
-            front = self.image_norm(self.image(front)) + self.ray(self.rays)
-            answers = self.answer(self.questions.expand(len(front), -1, -1), front)
+            front = self._front(features.coarse, sight)
+            answers = self.answer(self.questions.expand(len(front), -1, -1), front.flatten(1, 3))
             ahead = torch.stack([head(answers[:, index]) for index, head in enumerate(self.ahead)], dim=1)
-            pooled = front.transpose(1, 2).unflatten(2, (FRONT_VIEWS * self.rows, self.columns))
-            pooled = (
-                functional.adaptive_avg_pool2d(pooled, (FRONT_VIEWS * self.rows // 2, (self.columns + 1) // 2)).flatten(2).transpose(1, 2)
-            )
+            pooled = functional.avg_pool2d(front.flatten(0, 1).permute(0, 3, 1, 2), FRONT_POOLED, ceil_mode=True)
+            pooled = pooled.unflatten(0, front.shape[:2]).permute(0, 1, 3, 4, 2).flatten(1, 3)
         tokens = torch.cat([below.float(), pooled.float(), answers.float()], dim=1)
         return Seen(SceneTokens(functional.layer_norm(tokens, tokens.shape[-1:]), grid.float()), ahead.float())
 
-    def _lifted(self, fine: Float[Tensor, "scenes views width rows columns"]) -> Float[Tensor, "scenes fine_width cells cells"]:
-        """Pictures looked up at the grid's cells, summed over the views that show them."""
-        scenes, side, heights = len(fine), self.config.cells, len(self.config.heights)
-        # Pixels first, scenes next: one matrix product a view looks all scenes up.
-        pixels = fine.permute(1, 3, 4, 0, 2).flatten(1, 2).flatten(2).unbind(0)
-        cells = self.place(self.places)[:, None].expand(-1, scenes, -1)
-        for index, lift in enumerate(self.lift):
-            chosen, weights = getattr(self, f"cells{index}"), getattr(self, f"weights{index}")
-            found = (weights.to(fine.dtype) @ pixels[index]).view(heights, len(chosen) * scenes, -1)
-            lifted = torch.cat(found.unbind(0), dim=1) if heights > 1 else found[0]
-            cells = cells.index_add(0, chosen, lift(lifted).view(len(chosen), scenes, -1).to(cells.dtype))
-        return cells.permute(1, 2, 0).unflatten(2, (side, side)).contiguous(memory_format=torch.channels_last)
+    def _lifted(
+        self, fine: Float[Tensor, "scenes views width rows columns"], sight: Sight
+    ) -> Float[Tensor, "scenes fine_width cells cells"]:
+        """Pictures looked up at the grid's cells, averaged over the views that show them."""
+        scenes, _, _, rows, columns = fine.shape
+        side, heights = self.config.cells, self.config.heights
+        found = lookup(sight, rows, columns, side, heights)
+        # A lookup is linear, and so is the lift: lifted first, a pixel is lifted once.
+        pixels = self.lift(fine.permute(0, 1, 3, 4, 2)).view(-1, self.config.fine_width).float()
+        shown = gathered(pixels, found.pixels, found.weights)
+        scale, shift = self.showing(found.geometry).float().chunk(2, dim=1)
+        shown = shown * (1 + scale) + shift
+        views = torch.zeros(scenes * side * side, device=fine.device).index_add(0, found.cells, torch.ones_like(found.weights[:, 0]))
+        seen = torch.zeros(scenes * side * side, self.config.fine_width, device=fine.device).index_add(0, found.cells, shown)
+        cells = self.place(self.places).float() + (seen / views.clamp(min=1)[:, None]).unflatten(0, (scenes, -1))
+        return cells.to(fine.dtype).transpose(1, 2).unflatten(2, (side, side))
 
+    def _front(
+        self, coarse: Float[Tensor, "scenes views width rows columns"], sight: Sight
+    ) -> Float[Tensor, "scenes front rows columns token_width"]:
+        """Image tokens of the views that look most nearly straight ahead, of two that look the same way the wider one first.
 
-def visible_cells(
-    view: View, config: BirdsEyeConfig, rows: int, columns: int
-) -> tuple[Int[Tensor, "cells"], Float[Tensor, "heights_cells pixels"]]:
-    """Cells that a view shows, and for their points at each height the bilinear weights of the feature map's pixels.
-
-    The weights never change, and as a matrix they are several times faster than a lookup.
-    """
-    centres = (torch.arange(config.cells) + 0.5) / config.cells * GRID_SIZE
-    x, y = torch.meshgrid(centres + GRID_BACK, centres + GRID_SIDE, indexing="ij")
-    flat = torch.stack([x.flatten(), y.flatten()], dim=1)
-    places, shown = [], torch.zeros(len(flat), dtype=torch.bool)
-    for height in config.heights:
-        place, inside = projected(view, torch.cat([flat, torch.full((len(flat), 1), height)], dim=1))
-        places.append(place.clamp(-2, 2))
-        shown |= inside
-    chosen = torch.nonzero(shown)[:, 0]
-    points = torch.stack(places)[:, chosen].flatten(0, 1)
-    identity = torch.eye(rows * columns).view(1, rows * columns, rows, columns)
-    return chosen, functional.grid_sample(identity, points[None, :, None], align_corners=False)[0, :, :, 0].T.contiguous()
-
-
-def cell_places(cells: int) -> Float[Tensor, "cells features"]:
-    """Place features of the cells' centres, in the order of the grid (x first, y fastest)."""
-    centres = (torch.arange(cells) + 0.5) / cells * GRID_SIZE
-    x, y = torch.meshgrid(centres + GRID_BACK, centres + GRID_SIDE, indexing="ij")
-    distance = torch.hypot(x, y).clamp(max=80.0)
-    elevation = -torch.atan2(torch.full_like(distance, 1.6), distance)
-    return place_features(distance, torch.atan2(y, x), elevation).flatten(0, 1)
+        Where there are fewer valid views than wanted, a learned token says so.
+        """
+        scenes, count = len(coarse), self.config.front_views
+        rows, columns = coarse.shape[3:]
+        axis = sight.ego_from_camera[:, :, :2, 2]
+        # Left before right, so that the order in which cameras are given never decides.
+        ahead = axis[..., 0] + 0.001 * axis[..., 1] - 0.01 * sight.intrinsics[:, :, 0]
+        order = torch.where(sight.valid, ahead, torch.full_like(ahead, -100.0)).argsort(dim=1, descending=True)[:, :count]
+        scene = torch.arange(scenes, device=order.device)[:, None]
+        valid = sight.valid[scene, order]
+        tokens = self.image_norm(self.image(coarse[scene, order].permute(0, 1, 3, 4, 2)))
+        calibration = [values[scene, order].flatten(0, 1) for values in (sight.intrinsics, sight.distortion, sight.ego_from_camera)]
+        with torch.no_grad(), torch.autocast(order.device.type, enabled=False):
+            directions = ray_features(rays(rows, columns, *calibration), calibration[2])
+        tokens = tokens + self.ray(directions).view_as(tokens)
+        tokens = torch.where(valid[..., None, None, None], tokens, self.missing.to(tokens.dtype))
+        lacking = count - order.shape[1]
+        if lacking:
+            tokens = torch.cat([tokens, self.missing.to(tokens.dtype).expand(scenes, lacking, rows, columns, -1)], dim=1)
+        return tokens
 
 
 def map_loss(

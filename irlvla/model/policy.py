@@ -8,14 +8,14 @@ Anchors do not see each other, so any subset of (anchor, noise) pairs of a scene
 from dataclasses import dataclass, field
 
 import torch
-from jaxtyping import Float, Int, UInt8
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
 from irlvla.model.attention import CrossAttention, feed_forward, footprints, grid_lookup, squashed
 from irlvla.model.bev import BirdsEye, BirdsEyeConfig, SceneTokens, Seen
 from irlvla.model.diffusion import DiffusionConfig, alphas_cumprod, noisy, previous_mean
-from irlvla.model.vision import ImageEncoder, VisionConfig
+from irlvla.model.vision import ImageEncoder, Sight, VisionConfig
 
 EGO_SCALE = (20.0, 5.0, 0.5, 10.0, 1.0, 2.0, 2.0)
 """Typical sizes of x, y, heading, vx, vy, ax, ay in an ego history."""
@@ -188,9 +188,9 @@ class Policy(nn.Module):
         """Normalised poses in m and rad."""
         return poses * self.scale + self.offset
 
-    def see(self, images: UInt8[Tensor, "scenes views height width 3"], gain: Tensor | None = None, bias: Tensor | None = None) -> Seen:
-        """What the vision part makes of pictures; `gain` and `bias` change their colours."""
-        return self.birds_eye(self.encoder(images, gain, bias))
+    def see(self, sight: Sight, gain: Tensor | None = None, bias: Tensor | None = None) -> Seen:
+        """What the vision part makes of pictures and calibration; `gain` and `bias` change the pictures' colours."""
+        return self.birds_eye(self.encoder(sight, gain, bias), sight)
 
     def remember(self, scene: SceneTokens | None, ego_history: Float[Tensor, "scenes 4 7"], command: Float[Tensor, "scenes 4"]) -> Memory:
         """What denoising needs of a scene, computed once for all steps and queries."""

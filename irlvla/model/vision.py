@@ -1,56 +1,85 @@
-"""Camera pictures to image tokens: a small convolutional encoder that trains fast on a CPU.
+"""Camera pictures to image tokens: what a policy sees of a moment, and a small convolutional encoder that trains fast on a CPU.
 
 A picture is cut into 4 x 4 patches, which one matrix product embeds (no convolution over three channels, no gradient to
 the picture); two strided stages with residual blocks follow. Channels last, bfloat16 under autocast.
 """
 
-import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 import torch
-from jaxtyping import Bool, Float, UInt8
+from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from irlvla.types import Features
+
 PATCH = 4
+_TENSORS = ("images", "intrinsics", "distortion", "ego_from_camera", "valid")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class View:
-    """One picture of a moment: a pinhole camera's nominal place and opening.
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What a batch of moments looks like: pictures, and how their cameras see (as in `irlvla.types.Rig`).
 
-    `tangent_x` and `tangent_y` are the tangents of half the horizontal and vertical field of view; yaw in rad, left
-    positive; place in the ego frame in m, z above the ground.
+    Any number of cameras in any order; a view that is not valid has no say, whatever its pixels and calibration are.
+    `ego_from_camera` takes camera points (x right, y down, z forward) to the ego frame (m); intrinsics are fx, fy, cx, cy as shares of the picture's
+    width and height; distortion is OpenCV's k1 k2 p1 p2 k3. `raw`, if there, is what a frozen encoder's backbone made of the
+    pictures, which then need not be there.
     """
 
-    yaw: float
-    tangent_x: float
-    tangent_y: float
-    place: tuple[float, float, float]
+    images: UInt8[Tensor, "scenes views height width 3"]
+    intrinsics: Float[Tensor, "scenes views 4"]
+    distortion: Float[Tensor, "scenes views 5"]
+    ego_from_camera: Float[Tensor, "scenes views 3 4"]
+    valid: Bool[Tensor, "scenes views"]
+    raw: tuple[Float[Tensor, "scenes views _ _ _"], ...] | None = None
+
+
+def sight_of(features: Features, device: torch.device | str = "cpu") -> Sight:
+    """Features as the vision part wants them; those of one moment become a batch of one."""
+    rig = features.rig
+
+    def tensor(values: np.ndarray, axes: int) -> Tensor:
+        values = np.ascontiguousarray(values)
+        return torch.from_numpy(values if values.ndim == axes else values[None]).to(device)
+
+    return Sight(
+        images=tensor(features.images, 5),
+        intrinsics=tensor(rig.intrinsics, 3).float(),
+        distortion=tensor(rig.distortion, 3).float(),
+        ego_from_camera=tensor(rig.ego_from_camera, 4).float(),
+        valid=tensor(rig.valid, 2),
+    )
+
+
+def sight_rows(sights: Sequence[Sight], rows: Int[np.ndarray, "rows"]) -> Sight:
+    """Moments of several sights put one after the other, in the order of `rows`."""
+    chosen = torch.from_numpy(rows).to(sights[0].images.device)
+    joined = {name: torch.cat([getattr(sight, name) for sight in sights])[chosen] for name in _TENSORS}
+    raws = [sight.raw for sight in sights if sight.raw is not None]
+    raw = tuple(torch.cat(maps)[chosen] for maps in zip(*raws, strict=True)) if raws else None
+    return Sight(**joined, raw=raw)
+
+
+def on_device(sight: Sight, device: torch.device | str) -> Sight:
+    """The same sight, its tensors on a device."""
+    raw = None if sight.raw is None else tuple(values.to(device) for values in sight.raw)
+    return Sight(**{name: getattr(sight, name).to(device) for name in _TENSORS}, raw=raw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class VisionConfig:
-    """The image encoder. `views` in the order of the store's pictures: F0, the middle half of F0, L0, R0."""
+    """The image encoder: its name (`irlvla.model.backbones.ENCODERS`, or "hf:" and a model's name), and widths of its stem, fine and coarse maps.
 
-    views: tuple[View, ...] = (
-        View(yaw=0.0, tangent_x=0.6249, tangent_y=0.3515, place=(1.65, 0.0, 1.6)),
-        View(yaw=0.0, tangent_x=0.3124, tangent_y=0.1757, place=(1.65, 0.0, 1.6)),
-        View(yaw=0.9599, tangent_x=0.7813, tangent_y=0.4395, place=(1.55, 0.5, 1.6)),
-        View(yaw=-0.9599, tangent_x=0.7813, tangent_y=0.4395, place=(1.55, -0.5, 1.6)),
-    )
-    picture_height: int = 96
-    picture_width: int = 176
+    `frozen` keeps a pretrained backbone as it is, so that what it makes of every picture is computed once. `blocks` is the small encoder's depth.
+    """
+
+    encoder: str = "small"
+    frozen: bool = False
     widths: tuple[int, int, int] = (32, 64, 128)
     blocks: tuple[int, int] = (1, 1)
-
-    @property
-    def token_rows(self) -> int:
-        return self.picture_height // (4 * PATCH)
-
-    @property
-    def token_columns(self) -> int:
-        return self.picture_width // (4 * PATCH)
 
 
 class ResidualBlock(nn.Module):
@@ -94,64 +123,42 @@ class ImageEncoder(nn.Module):
         self.to(memory_format=torch.channels_last)
 
     def forward(
-        self,
-        images: UInt8[Tensor, "scenes views height width 3"],
-        gain: Float[Tensor, "scenes 3"] | None = None,
-        bias: Float[Tensor, "scenes 3"] | None = None,
+        self, sight: Sight, gain: Float[Tensor, "scenes 3"] | None = None, bias: Float[Tensor, "scenes 3"] | None = None
     ) -> ImageFeatures:
         """Feature maps of every picture. `gain` and `bias` change the colours of a scene's pictures (augmentation)."""
-        scenes, views, height, width = images.shape[:4]
+        images, scene = pictures_of(sight)
+        count, height, width = images.shape[:3]
         rows, columns = height // PATCH, width // PATCH
-        patches = images.view(scenes * views, rows, PATCH, columns, PATCH, 3).transpose(2, 3).contiguous()
-        values = patches.to(torch.bfloat16).view(scenes, views * rows * columns, PATCH * PATCH * 3)
+        patches = images.view(count, rows, PATCH, columns, PATCH, 3).transpose(2, 3).contiguous()
+        values = patches.to(torch.bfloat16).view(count, rows * columns, PATCH * PATCH * 3)
         # (picture / 64 - 2) * gain + bias is linear in the picture: it goes into one stem a scene, not over every pixel.
-        weight, gain = self.stem.weight, torch.ones(scenes, 3, device=images.device) if gain is None else gain
+        weight, gain = self.stem.weight, torch.ones(len(sight.valid), 3, device=images.device) if gain is None else gain
         bias = -2.0 * gain if bias is None else bias - 2.0 * gain
         offsets = self.stem.bias + bias.repeat(1, PATCH * PATCH) @ weight.T
         weights = (weight * (gain / 64).repeat(1, PATCH * PATCH)[:, None]).transpose(1, 2)
         with torch.autocast(images.device.type, torch.bfloat16):
-            values = torch.baddbmm(offsets[:, None].to(torch.bfloat16), values, weights.to(torch.bfloat16))
-            values = functional.relu(values).view(scenes * views, rows, columns, -1).permute(0, 3, 1, 2)
+            values = torch.baddbmm(offsets[scene, None].to(torch.bfloat16), values, weights[scene].to(torch.bfloat16))
+            values = functional.relu(values).view(count, rows, columns, self.stem.out_features).permute(0, 3, 1, 2)
             fine = self.stages[0](functional.relu(self.norms[0](self.down[0](values))))
             coarse = self.stages[1](functional.relu(self.norms[1](self.down[1](fine))))
             fine = fine + functional.interpolate(self.lateral(coarse), size=fine.shape[2:], mode="nearest")
-        return ImageFeatures(fine.unflatten(0, (scenes, views)), coarse.unflatten(0, (scenes, views)))
+        return ImageFeatures(by_view(fine, sight.valid), by_view(coarse, sight.valid))
 
 
-def token_rays(config: VisionConfig) -> Float[Tensor, "tokens features"]:
-    """Where each image token looks: sines of where its ray meets the ground, of its azimuth and of its elevation.
-
-    Rays at or above the horizon meet the "ground" at 80 m. The camera's place beside the ego's middle is left out.
-    """
-    features = []
-    rows, columns = config.token_rows, config.token_columns
-    for view in config.views:
-        right = ((torch.arange(columns) + 0.5) / columns * 2 - 1) * view.tangent_x
-        down = ((torch.arange(rows) + 0.5) / rows * 2 - 1) * view.tangent_y
-        down, right = torch.meshgrid(down, right, indexing="ij")
-        azimuth = view.yaw - torch.atan(right)
-        elevation = torch.atan2(-down, torch.hypot(torch.ones_like(right), right))
-        distance = torch.where(elevation < -0.02, view.place[2] / torch.tan(-elevation).clamp(min=0.02), torch.tensor(80.0)).clamp(max=80.0)
-        features.append(place_features(distance, azimuth, elevation).flatten(0, 1))
-    return torch.cat(features)
+def pictures_of(sight: Sight) -> tuple[UInt8[Tensor, "pictures height width 3"], Tensor]:
+    """All valid pictures, and the number of the scene of each. The others must not even enter a batch norm's statistics."""
+    scene = torch.nonzero(sight.valid)[:, 0]
+    if len(scene) == sight.valid.numel():
+        return sight.images.flatten(0, 1), scene
+    return sight.images[sight.valid], scene
 
 
-def projected(view: View, points: Float[Tensor, "points 3"]) -> tuple[Float[Tensor, "points 2"], Bool[Tensor, "points"]]:
-    """Where points of the ego frame (m) appear in a view: x right and y down in [-1, 1], and which of them do at all."""
-    offset = points - torch.tensor(view.place)
-    forward = offset[:, 0] * math.cos(view.yaw) + offset[:, 1] * math.sin(view.yaw)
-    left = offset[:, 1] * math.cos(view.yaw) - offset[:, 0] * math.sin(view.yaw)
-    depth = forward.clamp(min=0.1)
-    place = torch.stack([-left / depth / view.tangent_x, -offset[:, 2] / depth / view.tangent_y], dim=1)
-    return place, (forward > 0.5) & (place.abs() <= 1).all(1)
-
-
-def place_features(
-    distance: Float[Tensor, "*places"], azimuth: Float[Tensor, "*places"], elevation: Float[Tensor, "*places"]
-) -> Float[Tensor, "*places features"]:
-    """Sines and cosines of a place's polar coordinates around the ego: the shared language of rays and bird's-eye cells."""
-    scaled = [torch.log1p(distance) / 4.4, azimuth / 3.2, elevation]
-    waves = [
-        function(torch.pi * frequency * value) for value in scaled[:2] for frequency in (1, 2, 4, 8) for function in (torch.sin, torch.cos)
-    ]
-    return torch.stack([*waves, *scaled], dim=-1)
+def by_view(
+    maps: Float[Tensor, "pictures width rows columns"], valid: Bool[Tensor, "scenes views"]
+) -> Float[Tensor, "scenes views width rows columns"]:
+    """Maps of the valid pictures in their places, 0 for the others."""
+    if len(maps) == valid.numel():
+        return maps.unflatten(0, tuple(valid.shape))
+    # Channels stay last, as convolutions want them.
+    found = maps.new_zeros(*valid.shape, *maps.shape[2:], maps.shape[1])
+    return found.index_put((valid,), maps.permute(0, 2, 3, 1)).permute(0, 1, 4, 2, 3)

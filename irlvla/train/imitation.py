@@ -7,7 +7,7 @@ camera.
 """
 
 import copy
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +19,7 @@ from irlvla.data.store import Store
 from irlvla.model.bev import SceneTokens, Seen, ahead_loss, map_loss
 from irlvla.model.diffusion import k_means, noisy, normaliser_of
 from irlvla.model.policy import Memory, Policy, PolicyConfig, planner_loss, planner_parameters
+from irlvla.model.vision import Sight, on_device
 from irlvla.rollout import chosen_device
 from irlvla.scene_cache import SceneCache, StageCaches, inputs, remembered, stage_caches
 from irlvla.train.controls import EgoMlpConfig, ego_mlp_step
@@ -30,7 +31,8 @@ from irlvla.train.moments import ego_status, humans, moments, pictures
 class ImitationConfig:
     """One imitation run: `steps` with pictures, then `planner_steps` on kept scene tokens.
 
-    Loss weights and rate are DiffusionDrive's; the rest was measured on the embedded world.
+    Loss weights and rate are DiffusionDrive's; the rest was measured on the embedded world. `camera_dropout` is the probability that a
+    view of a scene is not shown, for policies that have to do without a camera now and then.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -50,6 +52,7 @@ class ImitationConfig:
     map_positive: tuple[float, float, float, float] = (1.0, 1.5, 3.0, 3.0)
     shift: int = 4
     colour: float = 0.1
+    camera_dropout: float = 0.0
     candidates: int = 3
     save_every: int = 200
 
@@ -180,10 +183,11 @@ def _whole_loss(
     device, batch = policy.scale.device, len(rows)
     if config.policy.vision is None:
         return _planner_loss(policy, None, data, rows, generator)
-    images, maps = pictures(store, data.pairs[rows])
+    sight, maps = pictures(store, data.pairs[rows])
     gain = 1 + config.colour * (torch.randn(batch, 1, generator=generator) + 0.5 * torch.randn(batch, 3, generator=generator))
     bias = config.colour * torch.randn(batch, 1, generator=generator).expand(-1, 3)
-    seen = policy.see(_shifted(images, config.shift, generator).to(device), gain.to(device), bias.to(device))
+    sight = without_some_cameras(replace(sight, images=_shifted(sight.images, config.shift, generator)), config.camera_dropout, generator)
+    seen = policy.see(on_device(sight, device), gain.to(device), bias.to(device))
     drawn, ahead = _birds_eye_losses(config, seen, maps.to(device), store.annotated[data.pairs[rows, 0]])
     loss, parts = _planner_loss(policy, seen.scene, data, rows, generator)
     return loss + config.map_weight * drawn + config.ahead_weight * ahead, {**parts, "maps": drawn.detach(), "ahead": ahead.detach()}
@@ -236,6 +240,15 @@ def _kept_tokens(caches: StageCaches, pairs: np.ndarray, device: torch.device) -
         scene = inputs(cache, pairs[pairs[:, 1] == previous, 0], device)[0]
         parts += [] if scene is None else [scene]
     return SceneTokens(torch.cat([part.tokens for part in parts]), torch.cat([part.grid for part in parts]))
+
+
+def without_some_cameras(sight: Sight, probability: float, generator: torch.Generator) -> Sight:
+    """A batch whose views are left out at random, each with a probability, but never all that a scene has."""
+    if probability == 0.0:
+        return sight
+    chance = torch.rand(sight.valid.shape, generator=generator).to(sight.valid.device)
+    kept = (chance >= probability) | (chance == torch.where(sight.valid, chance, -1.0).amax(1, keepdim=True))
+    return replace(sight, valid=sight.valid & kept)
 
 
 def _shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:

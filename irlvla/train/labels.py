@@ -37,8 +37,8 @@ FORMAT = 1
 SCENES_A_SHARD = 64
 """Scenes whose candidates are drawn, scored and written as one."""
 CODE = (
-    *SOURCES, "rollout.py", "scene_cache.py", "model/attention.py", "model/bev.py", "model/diffusion.py", "model/policy.py",
-    "train/candidates.py", "train/labels.py", "train/vocabularies.py",
+    *SOURCES, "rollout.py", "scene_cache.py", "model/attention.py", "model/bev.py", "model/cameras.py", "model/diffusion.py",
+    "model/lift.py", "model/policy.py", "model/vision.py", "train/candidates.py", "train/labels.py", "train/vocabularies.py",
 )  # fmt: skip
 """Code whose change makes labels stale."""
 SCHEMA = pa.schema(

@@ -6,6 +6,7 @@ from torch import Tensor
 
 from irlvla.data.features import GRID_CELLS, TARGET_NAMES
 from irlvla.data.store import Store
+from irlvla.model.vision import Sight, sight_of, sight_rows
 from irlvla.scene_cache import ego_inputs
 
 
@@ -33,20 +34,19 @@ def ego_status(store: Store, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
-def pictures(store: Store, pairs: np.ndarray) -> tuple[Tensor, Tensor]:
+def pictures(store: Store, pairs: np.ndarray) -> tuple[Sight, Tensor]:
     """Camera pictures and bird's-eye targets of (scene, previous?) pairs; targets are 0 where a scene has no annotations."""
-    images: Tensor | None = None
+    sights, places = [], []
     maps = torch.zeros(len(pairs), len(TARGET_NAMES), GRID_CELLS, GRID_CELLS)
     for previous in (0, 1):
         rows = np.flatnonzero(pairs[:, 1] == previous)
         if not len(rows):
             continue
-        seen = torch.from_numpy(np.ascontiguousarray(store.features(pairs[rows, 0], previous=bool(previous)).images))
-        images = seen.new_zeros(len(pairs), *seen.shape[1:]) if images is None else images
-        images[rows] = seen
+        sights.append(sight_of(store.features(pairs[rows, 0], previous=bool(previous))))
+        places.append(rows)
         known = rows[store.annotated[pairs[rows, 0]]]
         if len(known):
             maps[known] = torch.from_numpy(np.asarray(store.targets(pairs[known, 0], previous=bool(previous)))).float()
-    if images is None:
+    if not sights:
         raise ValueError("no moments to gather pictures of")
-    return images, maps
+    return sight_rows(sights, np.argsort(np.concatenate(places))), maps

@@ -64,9 +64,9 @@ def fitted(stages, folder, config):
 def test_targets_of_moments_without_annotations_are_not_read():
     store = HalfStore()
     pairs = moments(store)
-    images, maps = pictures(store, pairs)
+    sight, maps = pictures(store, pairs)
     known = store.annotated[pairs[:, 0]]
-    assert images.any(dim=(1, 2, 3, 4)).all() and not maps[~known].any()
+    assert sight.images.any(dim=(1, 2, 3, 4)).all() and not maps[~known].any()
     np.testing.assert_array_equal(maps[known], pictures(MemoryStore(), pairs)[1][known])
 
 
@@ -74,8 +74,8 @@ def test_targets_of_moments_without_annotations_are_not_read():
 def test_birds_eye_losses_are_those_of_the_annotated_moments_alone(known):
     store = MemoryStore(4)
     policy = fresh_policy(POLICY, store.human(np.arange(4)).astype(np.float32), seed=0)
-    images, maps = pictures(store, np.array([[row, 0] for row in range(4)]))
-    seen, rows = policy.see(images), np.flatnonzero(known)
+    sight, maps = pictures(store, np.array([[row, 0] for row in range(4)]))
+    seen, rows = policy.see(sight), np.flatnonzero(known)
     config = dataclasses.replace(IMITATION, policy=POLICY)
     drawn, ahead = imitation._birds_eye_losses(config, seen, maps, np.array(known))
     if len(rows):

@@ -8,7 +8,9 @@ from irlvla import run
 from irlvla.rollout import load_policy, plans
 from irlvla.train import imitation
 from irlvla.train.controls import EgoMlpConfig, fit_ego_mlp
+from irlvla.train.imitation import without_some_cameras
 
+from ..sights import noise, sight
 from ..stand_in import IMITATION, POLICY, MemoryStore
 
 
@@ -62,3 +64,19 @@ def test_the_ego_control_learns_and_is_kept_when_complete(tmp_path):
     assert losses
     store.limit = 0
     assert fit_ego_mlp(config, store, MemoryStore(6, 1), tmp_path, resume=True) == folder
+
+
+def test_cameras_are_dropped_as_often_as_asked_for_but_never_all_of_a_scene():
+    seen = sight(noise(400, 4, 1, 1))
+    seen.valid[:, 3] = False
+    dropped = without_some_cameras(seen, 0.7, torch.Generator().manual_seed(0)).valid
+    assert dropped.any(1).all() and not dropped[:, 3].any()
+    # of three views each stays with 0.3, and one of them where none would
+    assert float(dropped[:, :3].float().mean()) == pytest.approx(0.3 + 0.7**3 / 3, abs=0.03)
+    assert without_some_cameras(seen, 0.0, torch.Generator()) is seen
+
+
+def test_a_policy_learns_with_cameras_dropped(tmp_path):
+    config = dataclasses.replace(IMITATION, camera_dropout=0.5)
+    store = MemoryStore(12)
+    assert (imitation.fit(config, store, store, tmp_path) / "policy.safetensors").exists()
