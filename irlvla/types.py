@@ -13,6 +13,10 @@ from jaxtyping import Bool, Float, Int, Shaped, UInt8
 CAMERA_NAMES = ("CAM_F0", "CAM_L0", "CAM_L1", "CAM_L2", "CAM_R0", "CAM_R1", "CAM_R2", "CAM_B0")
 OBJECT_NAMES = ("vehicle", "pedestrian", "bicycle", "traffic_cone", "barrier", "czone_sign", "generic_object")
 """nuPlan's object names in OpenScene logs; an object's type is its index here. The first three move by themselves."""
+OBJECT_GROUP_NAMES = ("vehicle", "pedestrian", "bicycle", "other")
+"""Classes that detection tokens tell apart."""
+OBJECT_GROUPS = (0, 1, 2, 3, 3, 3, 3)
+"""Group of each of OBJECT_NAMES: what does not move by itself is "other", too rare and too small to be told apart by kind."""
 COMMAND_NAMES = ("left", "straight", "right", "unknown")
 LAYER_NAMES = ("lane", "lane_connector", "roadblock", "intersection", "carpark")
 """Layers of the drivable map that the score distinguishes; a polygon's layer is its index here."""
