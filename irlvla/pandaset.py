@@ -196,6 +196,11 @@ def motion(
     return np.array([pair[0] for pair in found]), np.array([pair[1] for pair in found])
 
 
+def frame_token(log_name: str, number: int) -> str:
+    """The token of a sequence's frame in one of its logs."""
+    return _hex(log_name, number)
+
+
 def camera_of(name: str) -> str:
     """PandaSet's name of one of NAVSIM's cameras."""
     return next(camera for camera, known in CAMERAS.items() if known == name)
@@ -222,7 +227,7 @@ def _ways(global_from_ego: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
 def _frame(found: Drive, name: str, index: int, number: int, count: int) -> dict[str, Any]:
     """A frame of a log without its motion and command; LiDAR frame and ego frame are one, since there is no LiDAR."""
     pose = found.global_from_ego[number]
-    token = _hex(name, number)
+    token = frame_token(name, number)
     mounted = {
         CAMERAS[camera]: {
             "data_path": f"{name}/{CAMERAS[camera]}/{token}.jpg",
@@ -249,8 +254,8 @@ def _frame(found: Drive, name: str, index: int, number: int, count: int) -> dict
         "ego2global_translation": pose[:3, 3],
         "ego2global_rotation": _quaternion(pose[:3, :3]),
         "ego2global": pose,
-        "sample_prev": _hex(name, number - PHASES) if number >= PHASES else None,
-        "sample_next": _hex(name, number + PHASES) if number + PHASES < count else None,
+        "sample_prev": frame_token(name, number - PHASES) if number >= PHASES else None,
+        "sample_next": frame_token(name, number + PHASES) if number + PHASES < count else None,
         "cams": mounted,
     } | dict.fromkeys(ANNOTATION_KEYS)
 

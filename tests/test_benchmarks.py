@@ -7,7 +7,12 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import pyarrow
+import pyarrow.parquet
 import pytest
+from PIL import Image
+
+from tests.test_pandaset import write_sequence
 
 ROOT = Path(__file__).resolve().parents[1]
 GOLDEN = ROOT / "tests" / "golden"
@@ -53,6 +58,25 @@ def test_splits_of_two_sizes_are_scored_and_watched(tmp_path):
     run("split", "--world", world, "--scenes", 2, 4, "--out", tmp_path / "out.json")
     found = rows(tmp_path / "out.json")
     assert found["score 4 scenes from raw logs"] > 0 and found["  its memory (4 scenes from raw logs), shared pages counted once"] > 10
+
+
+def test_policies_are_compared_on_a_pandaset_sequence_and_drawn(tmp_path):
+    sequence = write_sequence(tmp_path / "011", turning=0.01)
+    count = 2
+    cuboids = {"frame": [34] * count, "cuboids.sensor_id": [-1, 1], "stationary": [True] * count, "yaw": [0.0] * count}
+    cuboids |= {f"position.{axis}": [1.0] * count for axis in "xyz"} | {f"dimensions.{axis}": [2.0] * count for axis in "xyz"}
+    pyarrow.parquet.write_table(pyarrow.table(cuboids), sequence / "cuboids.parquet")
+    printed = run("pandaset", sequence, "--untrained", 2, "--out", tmp_path / "out")
+    found = json.loads((tmp_path / "out" / "pandaset.json").read_text())
+    assert found["scenes"] == 5 and found["sequence"] == "011" and found["world"] == []
+    means = {row["row"]: row["ade_4s"] for row in found["pandaset"]}
+    assert set(means) == {"constant_velocity", "ctra", "stand_still", "untrained"} and "untrained" in printed
+    # 2 m ahead of constant velocity at 2 s: 1 m/s2 of speeding; standing still is worse, and ctra hardly wrong.
+    assert means["ctra"]["mean"] < 1.0 < means["constant_velocity"]["mean"] < means["stand_still"]["mean"]
+    assert means["untrained"]["least"] <= means["untrained"]["mean"] <= means["untrained"]["most"]
+    for name in ("pandaset.png", "pandaset-sheet.png", "pandaset-page.png", "pandaset-boxes.png"):
+        with Image.open(tmp_path / "out" / name) as picture:
+            assert picture.width > 1000
 
 
 def test_the_scorer_is_measured_by_proposals_threads_and_parts_and_the_page_shows_it(tmp_path):
