@@ -1,13 +1,14 @@
 """A city's lanes as a graph, and what else a car may drive on there."""
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import shapely
 from jaxtyping import Float, Int
 
-from irlvla.types import COMMAND_NAMES, LAYER_NAMES, Polygons
+from irlvla.types import COMMAND_NAMES, LAYER_NAMES, LINE_NAMES, Polygons
 
 COMMAND_DISTANCE = 20.0
 """Where along the route the driving command looks, m."""
@@ -55,8 +56,23 @@ class Areas:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class DrawnLines:
+    """What one sees of a city's map, as lines: flat arrays in one order, indexed by place. Nothing that is scored depends on them."""
+
+    vertices: Float[np.ndarray, "vertices 2"]
+    line_start: Int[np.ndarray, "lines_and_end"]
+    """Line i has the vertices line_start[i] .. line_start[i + 1] - 1; the outline of a crosswalk does not repeat its first."""
+    kinds: Int[np.ndarray, "lines"]
+    """Indices into LINE_NAMES."""
+    index: shapely.STRtree
+    """Finds lines by their bounds."""
+    lacking: tuple[str, ...]
+    """Why layers of the map file that would have been drawn were not."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class LaneMap:
-    """One city: lanes and roadblocks by id, polygons by place."""
+    """One city: lanes and roadblocks by id, polygons and lines by place."""
 
     name: str
     lanes: dict[str, Lane]
@@ -67,6 +83,7 @@ class LaneMap:
     block_ids: tuple[str, ...]
     block_bounds: Float[np.ndarray, "blocks 4"]
     """Bounds of all roadblocks and roadblock connectors, in the order of `block_ids`."""
+    drawn: DrawnLines
 
 
 def near(bounds: Float[np.ndarray, "areas 4"], x: float, y: float, radius: float) -> Int[np.ndarray, "found"]:
@@ -112,8 +129,10 @@ def _ranges(first: np.ndarray, last: np.ndarray) -> np.ndarray:
     return starts + np.arange(sizes.sum())
 
 
-def lane_map(name: str, lanes: list[Lane], roadblocks: list[Roadblock], intersections: list, carparks: list) -> LaneMap:
-    """A city from its parts; `intersections` and `carparks` are (id, polygon) pairs.
+def lane_map(
+    name: str, lanes: list[Lane], roadblocks: list[Roadblock], intersections: list, carparks: list, drawn: DrawnLines | None = None
+) -> LaneMap:
+    """A city from its parts; `intersections` and `carparks` are (id, polygon) pairs. Without `drawn` lanes are all that is seen.
 
     Raises:
         ValueError: Two lanes (or connectors) or two roadblocks (or connectors) share an id.
@@ -143,7 +162,82 @@ def lane_map(name: str, lanes: list[Lane], roadblocks: list[Roadblock], intersec
         area_index={(layer, fid): place for place, (fid, layer, _) in enumerate(rows)},
         block_ids=tuple(block.id for block in roadblocks),
         block_bounds=shapely.bounds(np.asarray([block.polygon for block in roadblocks], dtype=object)).reshape(-1, 4),
+        drawn=drawn_lines(lanes) if drawn is None else drawn,
     )
+
+
+def drawn_lines(
+    lanes: Sequence[Lane],
+    boundaries: Sequence[shapely.Geometry] | np.ndarray | None = None,
+    crosswalks: Sequence[shapely.Geometry] | np.ndarray = (),
+    stops: Sequence[shapely.Geometry] | np.ndarray = (),
+    lacking: Sequence[str] = (),
+) -> DrawnLines:
+    """Lines that show a city: lane centres with the traffic, lanes' edges, outlines of crosswalks, stop lines.
+
+    Args:
+        lanes: lanes and lane connectors; their baselines are the centres.
+        boundaries: lines between and beside lanes; None takes the long edges of the lanes' polygons (not of connectors).
+        crosswalks: polygons.
+        stops: polygons before which a car stops; the stop line is the middle line of the rectangle around one, along its longer side.
+        lacking: why layers of the map file are missing here.
+    """
+    edges = _lane_edges(lanes) if boundaries is None else [_coordinates(part) for part in shapely.get_parts(_array(boundaries))]
+    rings = [_coordinates(part.exterior)[:-1] for part in shapely.get_parts(_array(crosswalks))]
+    lines = {
+        "centre": [lane.baseline[:, :2] for lane in lanes],
+        "boundary": edges,
+        "crossing": [ring for ring in rings if len(ring) > 2],
+        "stop": [_middle_line(part) for part in shapely.oriented_envelope(shapely.get_parts(_array(stops)))],
+    }
+    rows = [(kind, points) for kind, name in enumerate(LINE_NAMES) for points in lines[name] if len(points) > 1]
+    vertices = np.concatenate([np.zeros((0, 2)), *(points for _, points in rows)])
+    line_start = np.r_[0, np.cumsum([len(points) for _, points in rows])].astype(np.int64)
+    lows, highs = (limit.reduceat(vertices, line_start[:-1]) if rows else vertices for limit in (np.minimum, np.maximum))
+    return DrawnLines(
+        vertices=vertices,
+        line_start=line_start,
+        kinds=np.array([kind for kind, _ in rows], dtype=np.int64),
+        index=shapely.STRtree(shapely.box(*lows.T, *highs.T)),
+        lacking=tuple(lacking),
+    )
+
+
+def _array(geometries: Sequence[shapely.Geometry] | np.ndarray) -> np.ndarray:
+    return np.array(geometries, dtype=object)
+
+
+def _coordinates(geometry: shapely.Geometry) -> np.ndarray:
+    return shapely.get_coordinates(geometry)
+
+
+def _lane_edges(lanes: Sequence[Lane]) -> list[np.ndarray]:
+    """The edges of lanes' polygons that run along the lane, in one piece each; the short ones across it are left out."""
+    edges = []
+    for lane in lanes:
+        for part in shapely.get_parts(lane.polygon) if not lane.is_connector and len(lane.baseline) else ():
+            ring = _coordinates(part.exterior)
+            step, middle = np.diff(ring, axis=0), (ring[:-1] + ring[1:]) / 2
+            heading = lane.baseline[np.hypot(*(middle[:, None] - lane.baseline[:, :2]).transpose(2, 0, 1)).argmin(1), 2]
+            along = np.abs(step[:, 0] * np.cos(heading) + step[:, 1] * np.sin(heading)) > np.sqrt(0.5) * np.hypot(*step.T)
+            if along.all() or not along.any():
+                edges += [ring] if along.any() else []
+                continue
+            # Seen from a segment that is left out on, the runs of those that stay are the edges.
+            order = (np.arange(len(step)) + np.flatnonzero(~along)[0]) % len(step)
+            breaks = np.flatnonzero(np.diff(along[order].astype(int))) + 1
+            edges += [ring[np.r_[run, run[-1] + 1]] for run in np.split(order, breaks) if along[run[0]]]
+    return edges
+
+
+def _middle_line(rectangle: shapely.Geometry) -> np.ndarray:
+    """The middle line of a rectangle along its longer side; a line stays as it is."""
+    corners = _coordinates(rectangle)
+    if len(corners) != 5:
+        return corners
+    sides = np.hypot(*np.diff(corners[:3], axis=0).T)
+    first = 0 if sides[0] < sides[1] else 1
+    return np.array([corners[first] + corners[first + 1], corners[first + 2] + corners[(first + 3) % 4]]) / 2
 
 
 def baseline(points: Float[np.ndarray, "points 2"]) -> Float[np.ndarray, "points 3"]:

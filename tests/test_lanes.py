@@ -28,7 +28,8 @@ def test_flat_polygons_keep_holes_and_parts_and_their_order():
 def test_no_polygons_are_legal():
     assert len(flat_polygons([])) == 0
     assert len(selected_polygons(flat_polygons([shapely.box(0, 0, 1, 1)]), np.zeros(0, np.int64))) == 0
-    assert len(lane_map("empty", [], [], [], []).areas.polygons) == 0
+    empty = lane_map("empty", [], [], [], [])
+    assert len(empty.areas.polygons) == 0 and len(empty.drawn.kinds) == 0 and len(empty.drawn.index.query(shapely.box(0, 0, 1, 1))) == 0
 
 
 def test_areas_come_layer_by_layer_and_leave_out_connectors_of_roadblocks():

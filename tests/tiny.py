@@ -12,7 +12,7 @@ import pyproj
 import shapely
 
 from irlvla.lanes import Lane, Roadblock, baseline, lane_map
-from irlvla.types import HISTORY, Objects, Rig, Scene
+from irlvla.types import ELEMENTS, HISTORY, LINE_POINTS, Elements, Objects, Rig, Scene
 
 CITY = "us-nv-las-vegas-strip"
 PROJECTION = "EPSG:32611"
@@ -86,6 +86,15 @@ def rig(*batch, views=4, value=0.0):
     )
 
 
+def elements(*batch, ahead=20.0):
+    """A vehicle `ahead` (m) and the centre of the ego's lane, the same in all moments."""
+    boxes, classes = np.full((*batch, ELEMENTS, 7), np.nan, np.float32), np.full((*batch, ELEMENTS), -1, np.int8)
+    lines, kinds = np.full((*batch, ELEMENTS, LINE_POINTS, 2), np.nan, np.float32), np.full((*batch, ELEMENTS), -1, np.int8)
+    boxes[..., 0, :], classes[..., 0] = (ahead, 0.0, 4.0, 2.0, 0.0, 3.0, 0.0), 0
+    lines[..., 0, :, 0], lines[..., 0, :, 1], kinds[..., 0] = np.linspace(0.0, 18.0, LINE_POINTS), 0.0, 0
+    return Elements(boxes=boxes, classes=classes, lines=lines, kinds=kinds)
+
+
 def objects(*rows):
     """Objects of one frame from (token, type, x, y, heading, speed ahead); boxes are 4 m x 2 m."""
     boxes = [(x, y, 0.0, 4.0, 2.0, 1.5, heading) for _, _, x, y, heading, _ in rows]
@@ -124,8 +133,11 @@ def scene(lanes=None, start=(10.0, 0.0, 0.0), speed=5.0, frames=12, future_objec
     )
 
 
-def table(roads=ROADS, links=LINKS, intersections=(), carparks=()):
-    """Layer -> (geometry type, ids, shapes, columns) of a map file, in local metres."""
+def table(roads=ROADS, links=LINKS, intersections=(), carparks=(), crosswalks=(), stops=()):
+    """Layer -> (geometry type, ids, shapes, columns) of a map file, in local metres.
+
+    Lane 107 has the boundaries 207 and 307, a connector 108 likewise; no lane refers to that of a connector.
+    """
     ways = lines(roads, links)
     numbers = {fid: int(fid) for fid in ways}
     own = [int(lane_of(fid)) for fid in roads]
@@ -133,10 +145,21 @@ def table(roads=ROADS, links=LINKS, intersections=(), carparks=()):
     strips = {fid: strip(points) for fid, points in ways.items()}
     shapes = [strips[fid] for fid in roads]
     ends = list(links.values())
+    edges = {
+        int(fid) + number: shapely.LineString(ways[fid]).parallel_offset(side * 2.0)
+        for fid in ways
+        for number, side in ((200, 1), (300, -1))
+    }
     return {
         "lanes_polygons": (
             "Polygon", own, shapes,
-            {"lane_fid": own, "lane_group_fid": [numbers[fid] for fid in roads], "speed_limit_mps": [np.nan, *([13.4] * (len(own) - 1))]},
+            {
+                "lane_fid": own,
+                "lane_group_fid": [numbers[fid] for fid in roads],
+                "left_boundary_fid": [fid + 100 for fid in own],
+                "right_boundary_fid": [fid + 200 for fid in own],
+                "speed_limit_mps": [np.nan, *([13.4] * (len(own) - 1))],
+            },
         ),
         "lane_connectors": (
             "LineString", joins, [shapely.LineString(ways[fid]) for fid in links],
@@ -159,8 +182,9 @@ def table(roads=ROADS, links=LINKS, intersections=(), carparks=()):
         ),
         "intersections": ("Unknown", list(range(900, 900 + len(intersections))), list(intersections), {}),
         "carpark_areas": ("Unknown", list(range(950, 950 + len(carparks))), list(carparks), {}),
-        "boundaries": ("LineString", [], [], {}),
-        "stop_polygons": ("Polygon", [], [], {}),
+        "boundaries": ("LineString", list(edges), list(edges.values()), {}),
+        "crosswalks": ("Unknown", list(range(970, 970 + len(crosswalks))), list(crosswalks), {}),
+        "stop_polygons": ("Unknown", list(range(990, 990 + len(stops))), list(stops), {}),
     }  # fmt: skip
 
 

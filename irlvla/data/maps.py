@@ -5,6 +5,7 @@ Source: motional/nuplan-devkit at nuplan-devkit-v1.2, nuplan/common/maps/nuplan_
 
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from pyproj.exceptions import CRSError
 
 from irlvla.data.geopackage import LINES, POLYGONS, Layer, geopackage_layers
 from irlvla.files import json_mapping, short
-from irlvla.lanes import Lane, LaneMap, Roadblock, baseline, lane_map
+from irlvla.lanes import DrawnLines, Lane, LaneMap, Roadblock, baseline, drawn_lines, lane_map
 
 READ_LAYERS = {
     "lanes_polygons": (("lane_group_fid", "speed_limit_mps"), POLYGONS),
@@ -30,6 +31,13 @@ READ_LAYERS = {
     "meta": (("key", "value"), None),
 }
 """Layer -> its columns and kind of geometry that are read; the lines of lane connectors are not used."""
+DRAWN_LAYERS = {
+    "boundaries": ((), LINES),
+    "lanes_polygons": (("left_boundary_fid", "right_boundary_fid"), None),
+    "crosswalks": ((), POLYGONS),
+    "stop_polygons": ((), POLYGONS),
+}
+"""The same for what is only drawn: a map is one without these, too."""
 NEEDED_LAYERS = (*READ_LAYERS, "boundaries", "stop_polygons")
 """The devkit loads boundaries and stop polygons without using them: a map without them is none."""
 ALIASES = {"las_vegas": "us-nv-las-vegas-strip"}
@@ -87,6 +95,34 @@ def city_map(maps: str | Path, name: str) -> LaneMap:
         _roadblocks(path, layers),
         list(zip(layers["intersections"].ids, layers["intersections"].geometries)),
         list(zip(layers["carpark_areas"].ids, layers["carpark_areas"].geometries)),
+        _drawn(path, lanes, projection),
+    )
+
+
+def _drawn(path: Path, lanes: list[Lane], projection: str) -> DrawnLines:
+    """The lines of a city: of the boundaries those beside lanes, since those of connectors are not painted on any road."""
+    lacking = []
+
+    def layer(name: str) -> Layer | None:
+        try:
+            found = geopackage_layers(path, (name,), {name: DRAWN_LAYERS[name]})[name]
+            return found if DRAWN_LAYERS[name][1] is None else _projected(path, name, found, projection)
+        except ValueError as error:
+            lacking.append(str(error))
+            return None
+
+    boundaries, owners, crosswalks, stops = (layer(name) for name in DRAWN_LAYERS)
+    if boundaries is not None and owners is not None:
+        beside = {str(fid) for column in owners.columns.values() for fid in column if isinstance(fid, int | float | str)}
+        beside |= {fid.removesuffix(".0") for fid in beside}
+        chosen = [fid in beside for fid in boundaries.ids]
+        boundaries = replace(boundaries, geometries=boundaries.geometries[chosen])
+    return drawn_lines(
+        lanes,
+        None if boundaries is None or not len(boundaries.geometries) else boundaries.geometries,
+        () if crosswalks is None else crosswalks.geometries,
+        () if stops is None else stops.geometries,
+        lacking,
     )
 
 
@@ -95,6 +131,9 @@ class Maps:
 
     def __init__(self, root: str | Path) -> None:
         self._root, self._known, self._failed = root, dict[str, LaneMap](), dict[str, str]()
+
+    def __iter__(self) -> Iterator[LaneMap]:
+        return iter(self._known.values())
 
     def __getitem__(self, name: str) -> LaneMap:
         if name in self._failed:

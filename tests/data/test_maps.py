@@ -8,6 +8,7 @@ import shapely
 from irlvla.data.maps import Maps, city_map, map_path
 from irlvla.lanes import near
 from irlvla.score.prepared import prepared
+from irlvla.types import LINE_NAMES
 
 from .. import tiny
 
@@ -37,6 +38,74 @@ def test_a_map_file_gives_the_lanes_and_the_graph_that_were_put_in(tmp_path):
 def test_a_null_speed_limit_is_none(tmp_path):
     tiny.write_maps(tmp_path)
     assert [lane.speed_limit for lane in city_map(tmp_path, tiny.CITY).lanes.values()] == [None, 13.4, 13.4, None, None]
+
+
+def drawn(path):
+    """Kind of line -> its lines, in local metres."""
+    lines = city_map(path, tiny.CITY).drawn
+    found = {name: [] for name in LINE_NAMES}
+    for place, kind in enumerate(lines.kinds):
+        found[LINE_NAMES[kind]].append(lines.vertices[lines.line_start[place] : lines.line_start[place + 1]] - tiny.ORIGIN)
+    return found, lines.lacking
+
+
+def test_a_city_is_drawn_with_centres_edges_crosswalks_and_stop_lines(tmp_path):
+    pair = shapely.MultiPolygon([shapely.box(50, -2, 52, 2), shapely.box(58, -2, 60, 2)])
+    tiny.write_maps(tmp_path, tiny.table(crosswalks=[shapely.box(0, 0, 3, 10), pair], stops=[shapely.box(48, -2, 49, 2)]))
+    found, lacking = drawn(tmp_path)
+    assert {name: len(lines) for name, lines in found.items()} == {"centre": 5, "boundary": 6, "crossing": 3, "stop": 1} and not lacking
+    assert sorted(line[0, 1].round(3) for line in found["boundary"]) == [-2, -2, -2, 2, 2, 2]
+    np.testing.assert_allclose(np.sort(found["stop"][0], axis=0), [(48.5, -2), (48.5, 2)], atol=1e-4)
+    assert [len(ring) for ring in found["crossing"]] == [4, 4, 4]
+
+
+def test_edges_of_connectors_are_drawn_where_nobody_knows_whose_they_are(tmp_path):
+    tiny.write_maps(tmp_path, changed("lanes_polygons", left_boundary_fid=None))
+    found, lacking = drawn(tmp_path)
+    assert len(found["boundary"]) == 10 and "lanes_polygons lacks the column left_boundary_fid" in lacking[0]
+
+
+def test_ids_of_edges_may_have_a_point(tmp_path):
+    tiny.write_maps(
+        tmp_path, changed("lanes_polygons", left_boundary_fid=[201.0, np.nan, 203.0], right_boundary_fid=["301.0", "302.0", None])
+    )
+    assert len(drawn(tmp_path)[0]["boundary"]) == 4
+
+
+def test_without_boundaries_the_long_edges_of_lanes_are_drawn(tmp_path):
+    kind, _, _, columns = tiny.table()["boundaries"]
+    tiny.write_maps(tmp_path, tiny.table() | {"boundaries": (kind, [], [], columns)})
+    found, lacking = drawn(tmp_path)
+    ends = [line[[0, -1]].round(2).tolist() for line in found["boundary"]]
+    assert len(ends) == 6 and not lacking and sorted(ends)[0] in ([[0, -2], [50, -2]], [[0, 2], [50, 2]])
+
+
+@pytest.mark.parametrize("layer", ["crosswalks", "stop_polygons", "boundaries"])
+def test_a_map_whose_lines_cannot_be_read_is_one_without_them(tmp_path, layer):
+    kind, _, _, columns = tiny.table()[layer]
+    broken = {layer: (kind, [1], [shapely.Polygon() if kind == "Unknown" else shapely.LineString()], columns)}
+    tiny.write_maps(tmp_path, tiny.table(crosswalks=[shapely.box(0, 0, 3, 10)], stops=[shapely.box(48, -2, 49, 2)]) | broken)
+    found, lacking = drawn(tmp_path)
+    assert f"map.gpkg: layer {layer}, fid 1 has no geometry" in lacking[0] and len(found["centre"]) == 5
+    assert (
+        len(found["boundary"]) == 6
+        and len(found["crossing"]) == (layer != "crosswalks")
+        and len(found["stop"]) == (layer != "stop_polygons")
+    )
+
+
+def test_a_map_without_crosswalks_is_one(tmp_path):
+    tiny.write_maps(tmp_path, {name: values for name, values in tiny.table().items() if name != "crosswalks"})
+    found, lacking = drawn(tmp_path)
+    assert not found["crossing"] and lacking[0].endswith("map.gpkg: lacks the layers crosswalks")
+
+
+def test_odd_areas_are_drawn_as_far_as_they_can_be(tmp_path):
+    sliver = shapely.Polygon([(0, 0), (5, 0), (10, 0), (0, 0)])
+    bow = shapely.Polygon([(0, 0), (4, 4), (4, 0), (0, 4)])
+    tiny.write_maps(tmp_path, tiny.table(crosswalks=[bow, sliver], stops=[sliver, bow]))
+    found, lacking = drawn(tmp_path)
+    assert not lacking and len(found["stop"]) == 2 and len(found["crossing"]) == 2
 
 
 @pytest.mark.parametrize("kind", [float, str])
