@@ -11,6 +11,8 @@ from typing import Any
 from irlvla import origin
 from irlvla.data import features as feature
 from irlvla.data import navsim, store
+from irlvla.data.elements import elements
+from irlvla.data.facts import facts
 from irlvla.data.features import SensorConfig
 from irlvla.data.records import packed
 from irlvla.data.store import Moment, Prepared, Store
@@ -81,6 +83,9 @@ def prepare(
         if not tokens:
             raise ValueError(f"{split}: no scene passes the filter, the split is empty")
         cities = all_cities(maps) if cities is None else cities
+        for city in cities:
+            for reason in city.drawn.lacking:
+                print(f"{reason}: moments lack these lines", flush=True)
         work = _Work(
             folder=folder,
             logs=logs,
@@ -137,7 +142,7 @@ def scene_store(
 
 
 def prepared_with_moments(now: Scene, previous: Scene | None, sensors: SensorConfig) -> Prepared:
-    """All that a store keeps of one scene; of one without annotations pictures, ego status and the human's plan.
+    """All that a store keeps of one scene; of one without annotations pictures, cameras, ego status and the human's plan.
 
     Args:
         now: the scene.
@@ -148,15 +153,20 @@ def prepared_with_moments(now: Scene, previous: Scene | None, sensors: SensorCon
         ValueError: a picture is missing, or the scene cannot be prepared for scoring.
     """
     scene = None if now.objects is None else prepared_scene(now)
-    targets = None if scene is None else feature.targets(now, scene)
-    moment = Moment(features=feature.features(now, sensors), human=feature.human_poses(now), targets=targets)
-    earlier = None
-    if previous is not None:
-        targets = None if scene is None else feature.targets(now, scene, frame=HISTORY - 2)
-        earlier = Moment(features=feature.features(previous, sensors), human=feature.human_poses(previous), targets=targets)
+
+    def moment(seen: Scene, frame: int) -> Moment:
+        return Moment(
+            features=feature.features(seen, sensors),
+            human=feature.human_poses(seen),
+            targets=None if scene is None else feature.targets(now, scene, frame),
+            elements=None if scene is None else elements(now, frame),
+            facts=None if scene is None else facts(now, scene, frame),
+        )
+
+    earlier = None if previous is None else moment(previous, HISTORY - 2)
     paths = {camera.name: camera.path for camera in now.cameras[HISTORY - 1]} if now.cameras else {}
     picture = next((paths[name] for name in sensors.cameras if name in paths), "")
-    return Prepared(log_name=now.log_name, prepared=scene, now=moment, previous=earlier, picture=picture)
+    return Prepared(log_name=now.log_name, prepared=scene, now=moment(now, HISTORY - 1), previous=earlier, picture=picture)
 
 
 def print_failures(opened: Store) -> None:

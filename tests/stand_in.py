@@ -86,6 +86,14 @@ class MemoryStore(Store):
         grid[self.red[indices], 3, 14:, 15:17] = 1
         return grid
 
+    def elements(self, indices, previous=False):
+        return tiny.elements(len(indices))
+
+    def facts(self, indices, previous=False):
+        """A vehicle that leads in the middle distance, and where it is red a light that stops."""
+        free, red = [2, 3, 0, 0, 0, 0, 2], [2, 3, 1, 0, 0, 0, 0]
+        return np.where(self.red[np.asarray(indices)][:, None], red, free).astype(np.int8)
+
     def prepared(self, index):
         light = rectangle(4.05 + 0.6 * 3.0 * self.speed[index], -1.75, 100, 1.75)
         reds = [(light, np.ones(41, bool))] if self.red[index] else []

@@ -1,5 +1,7 @@
 import os
 import shutil
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import numpy as np
@@ -62,6 +64,28 @@ def test_the_previous_moment_is_half_a_second_earlier(whole):
     assert way == pytest.approx(np.linalg.norm(now[:, -2, :2], axis=1), abs=1e-9)
 
 
+def test_elements_and_facts_are_those_of_the_moment(whole):
+    opened = Store(whole / "store")
+    everything = np.arange(len(opened))
+    now, facts = opened.elements(everything), opened.facts(everything)
+    assert (now.kinds >= 0).any(axis=1).all() and (now.classes >= 0).any() and (facts >= 0).all()
+    index = np.flatnonzero(opened.has_previous)
+    before = opened.elements(index, previous=True)
+    assert (before.kinds >= 0).any(axis=1).all() and not np.array_equal(before.lines, now.lines[index], equal_nan=True)
+    assert opened.facts(index, previous=True).shape == (len(index), facts.shape[1])
+
+
+def test_what_a_map_does_not_show_is_told(tmp_path, capsys):
+    maps = tmp_path / "maps"
+    shutil.copytree(GOLDEN / "maps", maps)
+    for path in maps.rglob("map.gpkg"):
+        with closing(sqlite3.connect(path)) as file:
+            file.execute("DROP TABLE IF EXISTS crosswalks")
+            file.commit()
+    prepare(GOLDEN / "openscene", maps, split(tmp_path, TOKENS[:2]), tmp_path / "store", BLIND, processes=1)
+    assert "map.gpkg: lacks the layers crosswalks: moments lack these lines" in capsys.readouterr().out
+
+
 def test_a_store_is_used_again_when_nothing_changed(kept, monkeypatch):
     monkeypatch.setattr(store, "create", lambda *arguments: pytest.fail("built again"))
     assert len(prepared(kept)) == len(TOKENS)
@@ -69,7 +93,7 @@ def test_a_store_is_used_again_when_nothing_changed(kept, monkeypatch):
 
 def test_two_processes_write_what_one_writes(whole, tmp_path):
     twice = prepared(tmp_path, processes=2)
-    for name in ("human", "targets", "ego_history", "has_previous"):
+    for name in ("human", "targets", "ego_history", "has_previous", "boxes", "classes", "lines", "kinds", "facts"):
         np.testing.assert_array_equal(np.load(tmp_path / "store" / f"{name}.npy"), np.load(whole / "store" / f"{name}.npy"))
     assert twice.key == Store(whole / "store").key
 

@@ -4,6 +4,7 @@ import math
 import re
 from dataclasses import dataclass
 from io import BufferedIOBase
+from pathlib import Path
 
 import numpy as np
 
@@ -52,3 +53,28 @@ def array_header(file: BufferedIOBase) -> ArrayHeader:
         raise ValueError(f"its type is {short(found[1].decode())}") from error
     shape = tuple(int(length) for length in found[3].split(b",") if length.strip())
     return ArrayHeader(dtype=dtype, shape=shape, order="F" if found[2] == b"True" else "C", start=8 + width + length)
+
+
+def mapped_array(path: Path, shape: tuple[int | None, ...], kind: type) -> np.ndarray:
+    """A read-only memory map of an .npy file's array.
+
+    Args:
+        path: the file.
+        shape: the shape that the array has to have; None stands for any size.
+        kind: the type of number that it has to hold.
+
+    Raises:
+        ValueError: there is no such file, or it holds another array, or fewer or more bytes than that takes.
+    """
+    try:
+        with path.open("rb") as file:
+            header = array_header(file)
+        size = path.stat().st_size - header.start
+        is_right = len(header.shape) == len(shape) and all(wanted in (None, size) for wanted, size in zip(shape, header.shape))
+        if header.dtype != kind or not is_right or header.order != "C" or header.size != size:
+            raise ValueError(f"it has the shape {header.shape} of {header.dtype} in {size} bytes, not {shape} of {np.dtype(kind)}")
+        if not size:
+            return np.zeros(header.shape, kind)
+        return np.memmap(path, dtype=kind, mode="r", offset=header.start, shape=header.shape)
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{path} cannot be used: {error}") from error

@@ -17,18 +17,21 @@ import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
 from numpy.lib.format import open_memmap
 
-from irlvla.data.arrays import array_header
+from irlvla.data.arrays import mapped_array
+from irlvla.data.elements import no_elements
+from irlvla.data.facts import FACT_NAMES, Facts, facts_row
 from irlvla.data.features import GRID_CELLS, TARGET_NAMES, SensorConfig, view_names
 from irlvla.data.records import SHAPE_LENGTH, packed, unpacked
 from irlvla.files import json_mapping, short
-from irlvla.types import HISTORY, POSES, Features, PreparedScene, Rig
+from irlvla.types import ELEMENTS, HISTORY, LINE_POINTS, POSES, Elements, Features, PreparedScene, Rig
 
 Indices = Sequence[int] | Int[np.ndarray, "indices"]
 
-FORMAT = 3
+FORMAT = 4
 """Raised when files of an older store can no longer be read."""
 
 _RIG_FIELDS = ("intrinsics", "distortion", "ego_from_camera", "valid")
+_ELEMENT_FIELDS = ("boxes", "classes", "lines", "kinds")
 _HEADER = {
     "format": int, "key": str, "complete": bool, "settings": dict, "shards": int, "failed": dict, "tokens": list, "scenes": dict,
 }  # fmt: skip
@@ -36,11 +39,13 @@ _HEADER = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Moment:
-    """What a scene's current or previous moment gives a learner; no targets without annotations."""
+    """What a scene's current or previous moment gives a learner; no targets, elements and facts without annotations."""
 
     features: Features
     human: Float[np.ndarray, "8 3"]
     targets: UInt8[np.ndarray, "4 32 32"] | None
+    elements: Elements | None
+    facts: Facts | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,10 +90,10 @@ class Store:
         self.annotated: Bool[np.ndarray, "scenes"] = np.array([scene.get("annotated", True) for scene in about], dtype=bool)
         self._rows = rows
         # The pictures say how many views of what size there are, all other shapes follow.
-        images = _opened(self.folder / "images.npy", (len(header["tokens"]), None, None, None, 3), np.uint8)
+        images = mapped_array(self.folder / "images.npy", (len(header["tokens"]), None, None, None, 3), np.uint8)
         _, views, height, width, _ = images.shape
         shapes = _shapes(len(header["tokens"]), views, height, width)
-        self._arrays = {name: _opened(self.folder / f"{name}.npy", shape, kind) for name, (shape, kind) in shapes.items()}
+        self._arrays = {name: mapped_array(self.folder / f"{name}.npy", shape, kind) for name, (shape, kind) in shapes.items()}
         self.has_previous: Bool[np.ndarray, "scenes"] = np.array(self._arrays["has_previous"].view(np.uint8))[rows] != 0
 
     def __len__(self) -> int:
@@ -164,6 +169,31 @@ class Store:
         rows, moment = self._rows_of(indices, previous)
         return self._arrays["targets"][rows, moment]
 
+    def elements(self, indices: Indices, previous: bool = False) -> Elements:
+        """Boxes and lines around the ego, see `irlvla.data.elements.elements`.
+
+        Raises:
+            ValueError: a scene has no annotations, or no previous moment.
+        """
+        self._check_annotated(indices)
+        rows, moment = self._rows_of(indices, previous)
+        try:
+            return Elements(**{name: self._arrays[name][rows, moment] for name in _ELEMENT_FIELDS})
+        except ValueError as error:
+            raise ValueError(f"{self.folder} is damaged, prepare it again: {error}") from error
+
+    def facts(self, indices: Indices, previous: bool = False) -> Int[np.ndarray, "batch facts"]:
+        """What the log says in words, columns as in `irlvla.data.facts.FACT_NAMES`; -1 for scenes without annotations.
+
+        Raises:
+            ValueError: a scene has no previous moment.
+        """
+        rows, moment = self._rows_of(indices, previous)
+        values = self._arrays["facts"][rows, moment]
+        if not ((values >= -1) & (values < [len(names) for names in FACT_NAMES.values()])).all():
+            raise ValueError(f"{self.folder} is damaged, prepare it again: facts.npy holds a value that has no name")
+        return values
+
     def prepared(self, index: int) -> PreparedScene:
         """One scene ready to score, in arrays of its own.
 
@@ -217,22 +247,6 @@ def _about(folder: Path, scenes: dict[str, Any], token: str) -> dict[str, Any]:
     if not is_whole or not isinstance(about.get("annotated", True), bool):
         raise ValueError(f"{folder}: store.json says nothing of scene {short(token)}")
     return about
-
-
-def _opened(path: Path, shape: tuple[int | None, ...], kind: type) -> np.ndarray:
-    """A memory map of an array that has to have a type and shape, where None stands for any size."""
-    try:
-        with path.open("rb") as file:
-            header = array_header(file)
-        size = path.stat().st_size - header.start
-        is_right = len(header.shape) == len(shape) and all(wanted in (None, size) for wanted, size in zip(shape, header.shape))
-        if header.dtype != kind or not is_right or header.order != "C" or header.size != size:
-            raise ValueError(f"it has the shape {header.shape} of {header.dtype} in {size} bytes, not {shape} of {np.dtype(kind)}")
-        if not size:
-            return np.zeros(header.shape, kind)
-        return np.memmap(path, dtype=kind, mode="r", offset=header.start, shape=header.shape)
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{path} cannot be used: {error}") from error
 
 
 def _check(record: np.ndarray | bytes, shape: np.ndarray) -> int:
@@ -312,6 +326,9 @@ def write_shard(folder: Path, shard: int, scenes: Iterable[tuple[int | str, Prep
                 arrays["human"][row, index] = moment.human
                 if moment.targets is not None:
                     arrays["targets"][row, index] = moment.targets
+                for name in _ELEMENT_FIELDS:
+                    arrays[name][row, index] = getattr(no_elements() if moment.elements is None else moment.elements, name)
+                arrays["facts"][row, index] = facts_row(moment.facts)
     for array in arrays.values():
         array.flush()
     _write_json(folder / f"shard-{shard:04d}.json", {"failed": failed, "scenes": written})
@@ -351,6 +368,11 @@ def _shapes(scenes: int, views: int, height: int, width: int) -> dict[str, tuple
         "command": ((scenes, 2, 4), np.float64),
         "human": ((scenes, 2, POSES, 3), np.float64),
         "targets": ((scenes, 2, len(TARGET_NAMES), GRID_CELLS, GRID_CELLS), np.uint8),
+        "boxes": ((scenes, 2, ELEMENTS, 7), np.float32),
+        "classes": ((scenes, 2, ELEMENTS), np.int8),
+        "lines": ((scenes, 2, ELEMENTS, LINE_POINTS, 2), np.float32),
+        "kinds": ((scenes, 2, ELEMENTS), np.int8),
+        "facts": ((scenes, 2, len(FACT_NAMES)), np.int8),
         "has_previous": ((scenes,), np.bool_),
         "record": ((scenes, 4), np.int64),
         "record_shape": ((scenes, SHAPE_LENGTH), np.int64),

@@ -5,18 +5,21 @@ import numpy as np
 import pytest
 
 from irlvla.data import store
+from irlvla.data.facts import Facts
 from irlvla.data.features import SensorConfig
 from irlvla.data.records import packed
 from irlvla.data.store import Moment, Prepared, Store
-from irlvla.types import Features, Polygons
+from irlvla.types import Elements, Features, Polygons
 
 from .. import tiny
 from .test_features import polygons, prepared, square
 
 SENSORS = SensorConfig(height=6, width=8)
+ELEMENT_FIELDS = ("boxes", "classes", "lines", "kinds")
 
 
 def moment(value):
+    """A moment full of a value from 1 to 3."""
     return Moment(
         features=Features(
             images=np.full((4, 6, 8, 3), value, np.uint8),
@@ -26,7 +29,13 @@ def moment(value):
         ),
         human=np.full((8, 3), float(value)),
         targets=np.ones((4, 32, 32), np.uint8),
+        elements=tiny.elements(ahead=10.0 + value),
+        facts=Facts(lead=value, lead_motion=1, light=0, pedestrian=0, turn=0, lateral=0, longitudinal=0),
     )
+
+
+def bare_moment(value):
+    return dataclasses.replace(moment(value), targets=None, elements=None, facts=None)
 
 
 def whole(scene, now, previous):
@@ -76,16 +85,42 @@ def test_each_moment_keeps_its_own_cameras(tmp_path):
     assert opened.rig([0], previous=True).ego_from_camera[0, 0, 0, 3] == 2.0
 
 
+def test_each_moment_keeps_its_own_elements_and_facts(tmp_path):
+    written(tmp_path)
+    opened = Store(tmp_path)
+    same(opened.elements([0]), Elements(**{name: getattr(tiny.elements(ahead=11.0), name)[None] for name in ELEMENT_FIELDS}))
+    assert opened.elements([1, 0]).boxes[:, 0, 0].tolist() == [13.0, 11.0]
+    assert opened.elements([0], previous=True).boxes[0, 0, 0] == 12.0
+    assert opened.facts([1, 0])[:, 0].tolist() == [3, 1] and opened.facts([0], previous=True)[0, 0] == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("facts", 9, "facts.npy holds a value that has no name"),
+        ("classes", -1, "elements: classes and"),
+        ("kinds", 4, "elements: kinds has values"),
+    ],
+)
+def test_elements_and_facts_that_cannot_be_are_named(tmp_path, name, value, message):
+    written(tmp_path)
+    opened = Store(tmp_path)
+    np.lib.format.open_memmap(tmp_path / f"{name}.npy", mode="r+")[0, 0, 0] = value
+    with pytest.raises(ValueError, match=f"is damaged, prepare it again: {message}"):
+        (opened.facts if name == "facts" else opened.elements)([0])
+
+
 def test_a_scene_without_annotations_keeps_the_rest_and_says_what_is_missing(tmp_path):
     store.create(tmp_path, "key", {}, ["a", "b"], 1, SENSORS)
-    bare = Prepared(log_name="gol", prepared=None, now=dataclasses.replace(moment(5), targets=None), previous=None, picture="")
+    bare = Prepared(log_name="gol", prepared=None, now=bare_moment(3), previous=None, picture="")
     store.write_shard(tmp_path, 0, [(0, whole(prepared(token="a"), moment(1), None)), (1, bare)])
     store.finish(tmp_path)
     opened = Store(tmp_path)
     assert opened.annotated.tolist() == [True, False] and opened.log_names == ("log", "gol")
-    assert opened.human([1]).max() == opened.features([1]).images.max() == 5 and opened.targets([0]).all()
+    assert opened.human([1]).max() == opened.features([1]).images.max() == 3 and opened.targets([0]).all()
     same(opened.prepared(0), prepared(token="a"))
-    for read in (lambda: opened.prepared(1), lambda: opened.targets([0, 1])):
+    assert opened.facts([1, 0]).tolist() == [[-1] * 7, [1, 1, 0, 0, 0, 0, 0]]
+    for read in (lambda: opened.prepared(1), lambda: opened.targets([0, 1]), lambda: opened.elements([0, 1])):
         with pytest.raises(ValueError, match="scene b of log gol has no annotations .cameras only.: boxes, traffic lights, route and map"):
             read()
 
@@ -127,7 +162,7 @@ def test_a_folder_without_store_is_named(tmp_path):
 def test_another_format_is_named(tmp_path, monkeypatch):
     written(tmp_path)
     monkeypatch.setattr(store, "FORMAT", 99)
-    with pytest.raises(ValueError, match="was written in format 3, this version reads 99"):
+    with pytest.raises(ValueError, match="was written in format 4, this version reads 99"):
         Store(tmp_path)
 
 

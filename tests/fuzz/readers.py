@@ -250,7 +250,7 @@ def _write_store(random: Any, folder: Path, seeds: dict[str, bytes]) -> None:
 def _read_store(folder: Path) -> int:
     store = Store(folder / "store")
     indices = range(len(store))
-    store.features(indices), store.human(indices), store.targets(indices)
+    store.features(indices), store.human(indices), store.targets(indices), store.elements(indices), store.facts(indices)
     before = [index for index in indices if store.has_previous[index]]
     store.features(before, previous=True)
     for index in indices:
