@@ -130,10 +130,7 @@ class TinyLanguageModel(nn.Module):
         self.layers = nn.ModuleList(LanguageLayer(width, config.heads, config.inner) for _ in range(config.layers))
         self.norm = nn.LayerNorm(width)
         nn.init.normal_(self.word.weight, std=0.02)
-        if config.hidden == "meta":
-            self.meta = nn.Embedding(META_ACTIONS + 1, config.count * config.token_width)
-        else:
-            self.pool = StatePool(width, config.heads, config.count, config.token_width)
+        self.reader = SemanticReader(config.hidden, width, config.count, config.token_width)
         self.register_buffer("grammar", torch.from_numpy(grammar(config.vocabulary)), persistent=False)
 
     def forward(
@@ -218,23 +215,9 @@ class TinyLanguageModel(nn.Module):
             if torch.is_grad_enabled() and self.config.hidden == "states":
                 reading = self(image_tokens, prompt, ids)
         facts = torch.from_numpy(stated(ids.cpu().numpy(), self.config.vocabulary)).to(ids.device)
-        with torch.autocast(ids.device.type, enabled=False):
-            return Semantics(self._tokens(reading, prompt, ids, facts), ids, facts)
-
-    def _tokens(
-        self,
-        reading: Reading,
-        prompt: Int[Tensor, "scenes prompt"],
-        ids: Int[Tensor, "scenes longest"],
-        facts: Int[Tensor, "scenes fields"],
-    ) -> Float[Tensor, "scenes count token_width"]:
-        if self.config.hidden == "meta":
-            action = facts[:, LATERAL] * len(PHRASES["longitudinal"]) + facts[:, LONGITUDINAL]
-            tokens = self.meta(torch.where(facts[:, 0] < 0, META_ACTIONS, action)).unflatten(1, (self.config.count, -1))
-            return functional.layer_norm(tokens, tokens.shape[-1:])
         told = words_read(ids) & (facts[:, :1] >= 0)
-        seen = torch.cat([torch.ones_like(prompt, dtype=torch.bool), told[:, : reading.text.shape[1]]], dim=1)
-        return self.pool(torch.cat([reading.prompt, reading.text], dim=1), seen)
+        counts = torch.cat([torch.ones_like(prompt, dtype=torch.bool), told[:, : reading.text.shape[1]]], dim=1)
+        return Semantics(self.reader(torch.cat([reading.prompt, reading.text], dim=1), counts, facts), ids, facts)
 
     def _prefix(
         self, image_tokens: Float[Tensor, "scenes images inputs"], prompt: Int[Tensor, "scenes prompt"]
@@ -242,25 +225,48 @@ class TinyLanguageModel(nn.Module):
         return torch.cat([self.image(image_tokens.float()) + self.image_kind, self.word(prompt) + self.place[:PROMPT_LENGTH]], dim=1)
 
 
-class StatePool(nn.Module):
-    """A fixed number of tokens from the states of any number of words: learned queries attend to those that count."""
+class SemanticReader(nn.Module):
+    """A fixed number of tokens from what a language model read and wrote; one reader serves models of every size.
 
-    def __init__(self, width: int, heads: int, count: int, token_width: int) -> None:
+    `hidden` is that of `LanguageConfig`: learned queries attend to the states that count ("states"), or the meta action is embedded ("meta").
+    """
+
+    def __init__(
+        self, hidden: Literal["states", "meta"], width: int, count: int, token_width: int, inner: int = 96, heads: int = 4
+    ) -> None:
         super().__init__()
-        self.heads = heads
-        self.questions = nn.Parameter(torch.randn(count, width))
-        self.project = nn.Linear(width, 2 * width)
-        self.out = nn.Linear(width, token_width)
+        self.heads, self.count = heads, count
+        if hidden == "meta":
+            self.meta = nn.Embedding(META_ACTIONS + 1, count * token_width)
+        else:
+            self.meta = None
+            self.questions = nn.Parameter(torch.randn(count, inner))
+            self.project = nn.Linear(width, 2 * inner)
+            self.out = nn.Linear(inner, token_width)
 
     def forward(
-        self, states: Float[Tensor, "scenes states width"], counts: Bool[Tensor, "scenes states"]
+        self,
+        states: Float[Tensor, "scenes states width"],
+        counts: Bool[Tensor, "scenes states"],
+        facts: Int[Tensor, "scenes fields"],
     ) -> Float[Tensor, "scenes count token_width"]:
-        """Tokens with mean 0 and variance 1; states that do not count change nothing."""
-        key, value = self.project(states).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        query = self.questions.unflatten(1, (self.heads, -1)).transpose(0, 1).expand(len(states), -1, -1, -1)
-        found = functional.scaled_dot_product_attention(query, key, value, attn_mask=counts[:, None, None])
-        tokens = self.out(found.transpose(1, 2).flatten(2))
-        return functional.layer_norm(tokens, tokens.shape[-1:])
+        """Tokens with mean 0 and variance 1.
+
+        Args:
+            states: hidden states of prompt and text.
+            counts: the states that say something; the others change nothing.
+            facts: what the text states, a row of -1 where it states nothing.
+        """
+        with torch.autocast(states.device.type, enabled=False):
+            if self.meta is not None:
+                action = facts[:, LATERAL] * len(PHRASES["longitudinal"]) + facts[:, LONGITUDINAL]
+                tokens = self.meta(torch.where(facts[:, 0] < 0, META_ACTIONS, action)).unflatten(1, (self.count, -1))
+            else:
+                key, value = self.project(states.float()).unflatten(2, (2, self.heads, -1)).permute(2, 0, 3, 1, 4)
+                query = self.questions.unflatten(1, (self.heads, -1)).transpose(0, 1).expand(len(states), -1, -1, -1)
+                found = functional.scaled_dot_product_attention(query, key, value, attn_mask=counts[:, None, None])
+                tokens = self.out(found.transpose(1, 2).flatten(2))
+            return functional.layer_norm(tokens, tokens.shape[-1:])
 
 
 def words_read(ids: Int[Tensor, "scenes longest"]) -> Bool[Tensor, "scenes longest"]:
@@ -269,18 +275,19 @@ def words_read(ids: Int[Tensor, "scenes longest"]) -> Bool[Tensor, "scenes longe
 
 
 def rationale_loss(
-    logits: Float[Tensor, "scenes longest vocabulary"], text: Int[Tensor, "scenes longest"]
+    logits: Float[Tensor, "scenes longest vocabulary"], text: Int[Tensor, "scenes longest"], padding: int = PAD_ID
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Cross-entropy of the texts' words, averaged over them, END included; scenes without a text (padding alone) have no part in it.
 
     Args:
         logits: of `TinyLanguageModel.forward` for the same texts.
         text: ids of the words (`irlvla.rationale.rationale_ids`).
+        padding: the id that stands where no word is.
 
     Returns:
         The loss, 0 where no scene has a text, and the share of words that would have been written right.
     """
-    known = text != PAD_ID
+    known = text != padding
     words = known.sum().clamp(min=1)
     each = functional.cross_entropy(logits.float().flatten(0, 1), text.flatten(), reduction="none").view_as(text)
     right = ((logits.argmax(-1) == text) & known).sum() / words

@@ -130,7 +130,7 @@ def test_tokens_are_the_same_with_and_without_gradients(learned):
     fresh = learned.semantics(images.requires_grad_(), prompt).tokens
     assert torch.allclose(kept, fresh, atol=1e-4)
     fresh.square().mean().backward()
-    assert images.grad is not None and learned.pool.questions.grad is not None
+    assert images.grad is not None and learned.reader.questions.grad is not None
 
 
 def test_the_control_gives_an_embedding_of_the_written_meta_action_alone(learned):
