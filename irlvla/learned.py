@@ -133,7 +133,7 @@ def _caches(
     """Scene caches of both moments; policies that share a frozen vision part share them."""
     key = f"{vision_key(policy)} {black}"
     if key not in caches:
-        places = [None, None] if folder is None or black or policy.birds_eye is None else [folder / "now", folder / "before"]
+        places = [None, None] if folder is None or black or policy.perception is None else [folder / "now", folder / "before"]
         caches[key] = tuple(
             scene_cache(policy, store, indices, previous, place, black=black) for previous, place in zip((False, True), places, strict=True)
         )

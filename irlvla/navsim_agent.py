@@ -75,9 +75,9 @@ def agent_features(agent_input: Any, sensors: SensorConfig = SensorConfig()) -> 
 def plan(policy: Policy, features: Features) -> Float[np.ndarray, "8 3"]:
     """The policy's plan for one moment: poses in the ego frame at 0.5 .. 4.0 s."""
     with torch.inference_mode():
-        seen = None if policy.encoder is None else policy.see(sight_of(features, policy.scale.device)).scene
-        history = torch.from_numpy(features.ego_history[None]).float()
-        memory = policy.remember(seen, history, torch.from_numpy(features.command[None]).float())
+        history, command = (torch.from_numpy(values[None]).float() for values in (features.ego_history, features.command))
+        seen = None if policy.perception is None else policy.see(sight_of(features, policy.scale.device), history, command).scene
+        memory = policy.remember(seen, history, command)
         return policy.plan(memory)[0].numpy().astype(np.float64)
 
 

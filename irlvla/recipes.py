@@ -9,7 +9,7 @@ from irlvla.data.features import SensorConfig
 from irlvla.data.store import Store
 from irlvla.files import json_mapping, short
 from irlvla.learned import checkpoint_of
-from irlvla.model.bev import BirdsEyeConfig
+from irlvla.model.perception import PerceptionConfig
 from irlvla.model.policy import PolicyConfig
 from irlvla.model.vision import VisionConfig
 from irlvla.rollout import chosen_device, load_policy
@@ -51,7 +51,7 @@ def default(seed: int = 0) -> Recipe:
         logs=None,
         sensors=SensorConfig(),
         imitation=imitation,
-        no_camera=replace(imitation, policy=replace(imitation.policy, vision=None)),
+        no_camera=replace(imitation, policy=replace(imitation.policy, perception=None)),
         ego_mlp=EgoMlpConfig(seed=seed),
         reward=RewardConfig(seed=seed),
         ppo=PpoConfig(seed=seed),
@@ -63,7 +63,7 @@ def default(seed: int = 0) -> Recipe:
 def tiny(seed: int = 0) -> Recipe:
     """Every stage for a few steps on a handful of logs: shows that the path is whole, learns next to nothing."""
     recipe = default(seed)
-    policy = PolicyConfig(vision=VisionConfig(widths=(8, 16, 16)), birds_eye=BirdsEyeConfig(), anchors=6, width=32)
+    policy = PolicyConfig(perception=PerceptionConfig(vision=VisionConfig(widths=(8, 16, 16))), anchors=6, width=32)
     prior = replace(recipe.ego_mlp, steps=20, batch=16)
     imitation = replace(
         recipe.imitation,
@@ -85,7 +85,7 @@ def tiny(seed: int = 0) -> Recipe:
         name="tiny",
         logs=6,
         imitation=imitation,
-        no_camera=replace(imitation, policy=replace(policy, vision=None)),
+        no_camera=replace(imitation, policy=replace(policy, perception=None)),
         ego_mlp=replace(prior, candidates=1),
         reward=reward,
         ppo=replace(recipe.ppo, iterations=3, scenes=6, group=4, candidates=2, save_every=1),

@@ -73,13 +73,14 @@ def scene_cache(
             features = store.features(indices[part], previous=moment)
             ego_history[part], command[part] = features.ego_history, features.command
             human[part] = store.human(indices[part], previous=moment)
-            if policy.birds_eye is None:
+            if policy.perception is None:
                 continue
             sight = sight_of(features, policy.scale.device)
             if black:
                 sight = replace(sight, images=torch.zeros_like(sight.images))
             with torch.inference_mode():
-                seen = policy.see(sight).scene
+                status = (torch.from_numpy(values).to(policy.scale.device) for values in (ego_history[part], command[part]))
+                seen = policy.see(sight, *status).scene
             if tokens is None or grid is None:
                 tokens = _array(folder, "tokens", (len(indices), *seen.tokens.shape[1:]))
                 grid = _array(folder, "grid", (len(indices), *seen.grid.shape[1:]))
@@ -95,11 +96,10 @@ def scene_cache(
 
 
 def vision_key(policy: Policy) -> str:
-    """A hash of all that a policy's scene tokens depend on beside the pictures: the vision part's settings and weights."""
-    digest = hashlib.sha256(f"{policy.config.vision} {policy.config.birds_eye}".encode())
-    for part in (policy.encoder, policy.birds_eye):
-        for tensor in () if part is None else part.state_dict().values():
-            digest.update(tensor.cpu().numpy().tobytes())
+    """A hash of all that a policy's scene tokens depend on beside what it looks at: settings and weights of its perception."""
+    digest = hashlib.sha256(str(policy.config.perception).encode())
+    for tensor in () if policy.perception is None else policy.perception.state_dict().values():
+        digest.update(tensor.cpu().numpy().tobytes())
     return digest.hexdigest()
 
 

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 
 from irlvla.data.store import Store
+from irlvla.model.perception import PerceptionConfig
 from irlvla.model.policy import PolicyConfig
 from irlvla.model.vision import VisionConfig
 from irlvla.train.controls import EgoMlpConfig
@@ -16,7 +17,7 @@ from .score.scenes import prepared_by_hand, rectangle
 
 HEIGHT, WIDTH = 32, 48
 VISION = VisionConfig(widths=(8, 16, 16))
-POLICY = PolicyConfig(vision=VISION, anchors=4, width=32, prior_width=32)
+POLICY = PolicyConfig(perception=PerceptionConfig(vision=VISION), anchors=4, width=32, prior_width=32)
 PRIOR = EgoMlpConfig(steps=20, batch=16, width=32)
 IMITATION = ImitationConfig(
     policy=POLICY, prior=PRIOR, steps=4, planner_steps=4, batch=8, planner_batch=8, warmup=1, candidates=2, save_every=3

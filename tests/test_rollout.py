@@ -167,7 +167,7 @@ def test_the_selector_picks_the_proposal_that_is_predicted_best(policy, caches, 
 
 
 def test_a_reward_world_model_without_pictures_to_see_is_an_error(store, policy):
-    blind = fresh_policy(dataclasses.replace(POLICY, vision=None), store.human(EVERY).astype(np.float32), seed=0).eval()
+    blind = fresh_policy(dataclasses.replace(POLICY, perception=None), store.human(EVERY).astype(np.float32), seed=0).eval()
     model = LikesFar(RewardWorldModelConfig(width=32, pose_width=16, layers=1))
     with pytest.raises(ValueError, match="needs scene tokens"):
         predicted_sub_scores(model, scene_cache(blind, store, EVERY), EVERY, torch.zeros(SCENES, 1, 8, 3))

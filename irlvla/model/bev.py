@@ -48,24 +48,28 @@ class BirdsEyeConfig:
 class SceneTokens:
     """What the vision part says about a moment: all that planner and reward world model see of the pictures.
 
-    `tokens`: coarse bird's-eye cells, pooled front-view image tokens, then answers to the queries. `grid`: fine bird's-eye
-    features; its first TARGET_CHANNELS channels are the logits of the supervised maps.
+    `tokens`: coarse bird's-eye cells, pooled front-view image tokens, answers to the queries; then detection, map and semantic tokens where
+    there are any. `grid`: fine bird's-eye features; its first TARGET_CHANNELS channels are the logits of the supervised maps.
     """
 
     tokens: Float[Tensor, "scenes tokens width"]
     grid: Float[Tensor, "scenes channels 32 32"]
 
 
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """Scene tokens, and the supervised distance classes: of the red light ahead and of the object ahead."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BirdsEyeView:
+    """What the bird's-eye view says: tokens of its coarse cells, of the front views' pictures and of the answers to its queries, the fine
+    grid, and the supervised distance classes of the red light ahead and of the object ahead."""
 
-    scene: SceneTokens
+    cells: Float[Tensor, "scenes cells width"]
+    images: Float[Tensor, "scenes images width"]
+    answers: Float[Tensor, "scenes queries width"]
+    grid: Float[Tensor, "scenes channels 32 32"]
     ahead: Float[Tensor, "scenes 2 classes"]
 
 
 class BirdsEye(nn.Module):
-    """Feature maps to scene tokens and the fine grid."""
+    """Feature maps to tokens and the fine grid."""
 
     def __init__(self, config: BirdsEyeConfig, vision: VisionConfig) -> None:
         super().__init__()
@@ -93,8 +97,8 @@ class BirdsEye(nn.Module):
         self.answer = CrossAttention(config.width, config.width)
         self.ahead = nn.ModuleList(nn.Linear(config.width, len(AHEAD_EDGES)) for _ in range(2))
 
-    def forward(self, features: ImageFeatures, sight: Sight) -> Seen:
-        """Scene tokens from the encoder's feature maps of some pictures and the calibration of their cameras."""
+    def forward(self, features: ImageFeatures, sight: Sight) -> BirdsEyeView:
+        """Tokens and grid from the encoder's feature maps of some pictures and the calibration of their cameras."""
         with torch.autocast(features.fine.device.type, torch.bfloat16):
             cells = self._lifted(features.fine, sight)
             fine = cells + self.first(functional.relu(self.norms[0](cells)))
@@ -110,8 +114,7 @@ class BirdsEye(nn.Module):
             ahead = torch.stack([head(answers[:, index]) for index, head in enumerate(self.ahead)], dim=1)
             pooled = functional.avg_pool2d(front.flatten(0, 1).permute(0, 3, 1, 2), FRONT_POOLED, ceil_mode=True)
             pooled = pooled.unflatten(0, front.shape[:2]).permute(0, 1, 3, 4, 2).flatten(1, 3)
-        tokens = torch.cat([below.float(), pooled.float(), answers.float()], dim=1)
-        return Seen(SceneTokens(functional.layer_norm(tokens, tokens.shape[-1:]), grid.float()), ahead.float())
+        return BirdsEyeView(cells=below.float(), images=pooled.float(), answers=answers.float(), grid=grid.float(), ahead=ahead.float())
 
     def _lifted(
         self, fine: Float[Tensor, "scenes views width rows columns"], sight: Sight

@@ -1,6 +1,6 @@
 """The policy: pictures, ego status and command to anchored trajectories and their confidences.
 
-Vision part (encoder + bird's-eye view) -> `SceneTokens`, which may be cached; planner: one query an anchor, denoised by a few
+Perception -> `SceneTokens`, which may be cached; planner: one query an anchor, denoised by a few
 layers that attend to the tokens and look the bird's-eye grid up under the car's own footprint along the trajectory.
 Anchors do not see each other, so any subset of (anchor, noise) pairs of a scene can be denoised together.
 """
@@ -13,9 +13,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from irlvla.model.attention import CrossAttention, feed_forward, footprints, grid_lookup, squashed
-from irlvla.model.bev import BirdsEye, BirdsEyeConfig, SceneTokens, Seen
+from irlvla.model.bev import SceneTokens
 from irlvla.model.diffusion import DiffusionConfig, alphas_cumprod, noisy, previous_mean
-from irlvla.model.vision import ImageEncoder, Sight, VisionConfig
+from irlvla.model.perception import Perception, PerceptionConfig, Seen
+from irlvla.model.vision import Sight
 
 EGO_SCALE = (20.0, 5.0, 0.5, 10.0, 1.0, 2.0, 2.0)
 """Typical sizes of x, y, heading, vx, vy, ax, ay in an ego history."""
@@ -27,14 +28,13 @@ REACH = 8.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PolicyConfig:
-    """The policy's architecture. `vision=None` is the control without a camera: the same planner, nothing to look at.
+    """The policy's architecture. `perception=None` is the control without a camera: the same planner, nothing to look at.
 
     `anchors` is also the number of start noises of full diffusion. `deformable`: points a pose and layer at which a query looks the
     grid up where it wants to, beside those of the car's footprint.
     """
 
-    vision: VisionConfig | None = field(default_factory=VisionConfig)
-    birds_eye: BirdsEyeConfig = field(default_factory=BirdsEyeConfig)
+    perception: PerceptionConfig | None = field(default_factory=PerceptionConfig)
     diffusion: DiffusionConfig = field(default_factory=DiffusionConfig)
     anchors: int = 20
     width: int = 128
@@ -146,18 +146,16 @@ class Policy(nn.Module):
         super().__init__()
         self.config = config
         width, count = config.width, config.anchors
-        self.encoder = None if config.vision is None else ImageEncoder(config.vision)
-        self.birds_eye = None if config.vision is None else BirdsEye(config.birds_eye, config.vision)
-        token_width = None if config.vision is None else config.birds_eye.width
+        self.perception = None if config.perception is None else Perception(config.perception)
+        token_width = None if config.perception is None else config.perception.birds_eye.width
+        channels = 0 if config.perception is None else config.perception.birds_eye.channels
         self.prior = EgoMlp(config.prior_width).requires_grad_(False)
         self.ego = EgoEncoder(width)
         self.from_prior = nn.Linear(config.prior_width + 24, width)
         self.anchor_embedding = nn.Parameter(torch.randn(count, width) * 0.02)
         self.time = feed_forward(9, width, width)
         self.query = feed_forward(24, width, width)
-        self.layers = nn.ModuleList(
-            PlannerLayer(width, token_width, config.birds_eye.channels, config.deformable) for _ in range(config.layers)
-        )
+        self.layers = nn.ModuleList(PlannerLayer(width, token_width, channels, config.deformable) for _ in range(config.layers))
         self.register_buffer("anchors", torch.zeros(count, 8, 3))
         self.register_buffer("start_noise", torch.zeros(count, 8, 3))
         self.register_buffer("offset", torch.zeros(3))
@@ -188,16 +186,24 @@ class Policy(nn.Module):
         """Normalised poses in m and rad."""
         return poses * self.scale + self.offset
 
-    def see(self, sight: Sight, gain: Tensor | None = None, bias: Tensor | None = None) -> Seen:
-        """What the vision part makes of pictures and calibration; `gain` and `bias` change the pictures' colours."""
-        return self.birds_eye(self.encoder(sight, gain, bias), sight)
+    def see(
+        self,
+        sight: Sight,
+        ego_history: Float[Tensor, "scenes 4 7"],
+        command: Float[Tensor, "scenes 4"],
+        gain: Tensor | None = None,
+        bias: Tensor | None = None,
+        reason: bool = True,
+    ) -> Seen:
+        """What `Perception` makes of some moments."""
+        return self.perception(sight, ego_history, command, gain, bias, reason)
 
     def remember(self, scene: SceneTokens | None, ego_history: Float[Tensor, "scenes 4 7"], command: Float[Tensor, "scenes 4"]) -> Memory:
         """What denoising needs of a scene, computed once for all steps and queries."""
         hidden = self.prior.ego(ego_history, command)
         prior = self.prior.out(hidden)
         ego = self.ego(ego_history, command) + self.from_prior(torch.cat([hidden, prior], dim=1))
-        if scene is None or self.config.vision is None:
+        if scene is None or self.perception is None:
             return Memory(ego, prior, None, None)
         return Memory(ego, prior, scene.tokens.float(), squashed(scene.grid))
 
@@ -274,9 +280,9 @@ class Policy(nn.Module):
 
 
 def planner_parameters(policy: Policy) -> list[nn.Parameter]:
-    """Freezes vision part and prior in place and gives the parameters that are left to learn."""
+    """Freezes perception and prior in place and gives the parameters that are left to learn."""
     policy.requires_grad_(True)
-    for part in (policy.encoder, policy.birds_eye, policy.prior):
+    for part in (policy.perception, policy.prior):
         if part is not None:
             part.requires_grad_(False)
     return [parameter for parameter in policy.parameters() if parameter.requires_grad]

@@ -2,7 +2,7 @@
 has any; then the vision part is frozen, its scene tokens are kept, and the planner learns on alone, many times faster.
 
 Before both, a small network learns a plan from ego status alone (`EgoMlp`), which the planner gets as a hint: what needs
-no looking is learned where it is cheap. `fit` trains the policy, and with `PolicyConfig(vision=None)` the control without a
+no looking is learned where it is cheap. `fit` trains the policy, and with `PolicyConfig(perception=None)` the control without a
 camera.
 """
 
@@ -16,8 +16,9 @@ from torch import Tensor
 
 from irlvla import run
 from irlvla.data.store import Store
-from irlvla.model.bev import SceneTokens, Seen, ahead_loss, map_loss
+from irlvla.model.bev import SceneTokens, ahead_loss, map_loss
 from irlvla.model.diffusion import k_means, noisy, normaliser_of
+from irlvla.model.perception import Seen
 from irlvla.model.policy import Memory, Policy, PolicyConfig, planner_loss, planner_parameters
 from irlvla.model.vision import Sight, on_device
 from irlvla.rollout import chosen_device
@@ -109,7 +110,7 @@ def fit(
         run.load_state(folder / "state", modules, {"adamw": optimiser}, {})
     total = config.steps + config.planner_steps
     candidates = {total - 1 - round(0.1 * config.planner_steps) * index for index in range(config.candidates)}
-    title = "imitation" if config.policy.vision else "no_camera"
+    title = "imitation" if config.policy.perception else "no_camera"
     with (
         run.metrics_writer(folder, values["step"] - 1 if values["step"] else None) as write,
         progress(title, total, values["step"]) as advance,
@@ -181,13 +182,14 @@ def _whole_loss(
 ) -> tuple[Tensor, dict[str, Tensor]]:
     policy.train()
     device, batch = policy.scale.device, len(rows)
-    if config.policy.vision is None:
+    if config.policy.perception is None:
         return _planner_loss(policy, None, data, rows, generator)
     sight, maps = pictures(store, data.pairs[rows])
     gain = 1 + config.colour * (torch.randn(batch, 1, generator=generator) + 0.5 * torch.randn(batch, 3, generator=generator))
     bias = config.colour * torch.randn(batch, 1, generator=generator).expand(-1, 3)
     sight = without_some_cameras(replace(sight, images=_shifted(sight.images, config.shift, generator)), config.camera_dropout, generator)
-    seen = policy.see(on_device(sight, device), gain.to(device), bias.to(device))
+    status = (torch.from_numpy(values[rows]).to(device) for values in (data.ego_history, data.command))
+    seen = policy.see(on_device(sight, device), *status, gain.to(device), bias.to(device), reason=False)
     drawn, ahead = _birds_eye_losses(config, seen, maps.to(device), store.annotated[data.pairs[rows, 0]])
     loss, parts = _planner_loss(policy, seen.scene, data, rows, generator)
     return loss + config.map_weight * drawn + config.ahead_weight * ahead, {**parts, "maps": drawn.detach(), "ahead": ahead.detach()}
@@ -195,7 +197,7 @@ def _whole_loss(
 
 def _birds_eye_losses(config: ImitationConfig, seen: Seen, maps: Tensor, annotated: np.ndarray) -> tuple[Tensor, Tensor]:
     """What annotations teach: losses of maps and of distances ahead over the annotated moments, 0 where there are none."""
-    grid, ahead = seen.scene.grid, seen.ahead
+    grid, ahead = seen.view.grid, seen.view.ahead
     if not annotated.all():
         known = torch.from_numpy(np.flatnonzero(annotated)).to(maps.device)
         grid, ahead, maps = grid[known], ahead[known], maps[known]

@@ -155,7 +155,7 @@ def learner_of(config: PpoConfig, start: Policy, scenes: Scenes) -> Learner:
     policy = copy.deepcopy(start)
     exploration = exploration_of(policy.in_metres(policy.anchors), policy.scale, config.exploration)
     torch.manual_seed(config.seed)
-    critic = Critic(policy.config.birds_eye.width).to(policy.scale.device)
+    critic = Critic(policy.config.perception.birds_eye.width).to(policy.scale.device)
     optimisers = {
         "policy": torch.optim.AdamW(learning(policy, config.learn), lr=config.rate, weight_decay=config.weight_decay),
         "critic": torch.optim.AdamW(critic.parameters(), lr=config.critic_rate),

@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from irlvla.model.bev import BirdsEye, BirdsEyeConfig
+from irlvla.model.perception import Perception, PerceptionConfig
 from irlvla.model.vision import ImageEncoder, VisionConfig
 
 from ..sights import noise, sight
@@ -14,9 +15,13 @@ VISION = VisionConfig(widths=(8, 16, 16))
 @pytest.fixture(scope="module")
 def see():
     torch.manual_seed(0)
-    encoder, birds_eye = ImageEncoder(VISION).eval(), BirdsEye(BirdsEyeConfig(), VISION).eval()
-    torch.nn.init.normal_(birds_eye.answer.out.weight, std=0.1)
-    return lambda seen: birds_eye(encoder(seen), seen)
+    perception = Perception(PerceptionConfig(vision=VISION)).eval()
+    torch.nn.init.normal_(perception.birds_eye.answer.out.weight, std=0.1)
+    return lambda seen: perception(seen, *status(len(seen.images)))
+
+
+def status(scenes):
+    return torch.zeros(scenes, 4, 7), torch.eye(4)[:1].expand(scenes, -1)
 
 
 def views(seen, order):
@@ -27,7 +32,7 @@ def views(seen, order):
 def same(left, right, rtol=0.02, atol=0.02):
     torch.testing.assert_close(left.scene.grid, right.scene.grid, rtol=rtol, atol=atol)
     torch.testing.assert_close(left.scene.tokens, right.scene.tokens, rtol=rtol, atol=atol)
-    torch.testing.assert_close(left.ahead, right.ahead, rtol=rtol, atol=atol)
+    torch.testing.assert_close(left.view.ahead, right.view.ahead, rtol=rtol, atol=atol)
 
 
 @pytest.mark.parametrize("order", [[3, 1, 0, 2], [1, 0, 2, 3], [2, 3, 1, 0]])
@@ -91,13 +96,14 @@ def test_cells_that_no_camera_shows_do_not_depend_on_the_pictures():
 
 def test_every_weight_of_the_vision_part_learns():
     torch.manual_seed(0)
-    encoder, birds_eye = ImageEncoder(VISION), BirdsEye(BirdsEyeConfig(), VISION)
+    perception = Perception(PerceptionConfig(vision=VISION))
+    encoder, birds_eye = perception.encoder, perception.birds_eye
     for started_at_zero in (birds_eye.answer.out, *(stage[0].second for stage in encoder.stages)):
         torch.nn.init.normal_(started_at_zero.weight, std=0.1)
     seen = sight(noise())
     seen.valid[0, 0] = seen.valid[0, 2] = seen.valid[0, 3] = False
-    found = birds_eye(encoder(seen), seen)
-    (found.scene.tokens[..., :3].square().sum() + found.scene.grid.square().sum() + found.ahead.square().sum()).backward()
+    found = perception(seen, *status(2))
+    (found.scene.tokens[..., :3].square().sum() + found.scene.grid.square().sum() + found.view.ahead.square().sum()).backward()
     for part in (encoder, birds_eye):
         silent = [name for name, value in part.named_parameters() if value.grad is None or not value.grad.any()]
         assert not silent

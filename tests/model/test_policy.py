@@ -30,13 +30,13 @@ def test_a_fresh_planner_returns_its_anchors():
     policy, images, history, command = policy_and_inputs()
     for layer in policy.layers:
         torch.nn.init.zeros_(layer.residual.weight)
-    plans = policy.deployed(policy.remember(policy.see(sight(images)).scene, history, command)).clean
+    plans = policy.deployed(policy.remember(policy.see(sight(images), history, command).scene, history, command)).clean
     torch.testing.assert_close(plans, policy.anchors.expand(3, -1, -1, -1))
 
 
 def test_anchors_do_not_see_each_other():
     policy, images, history, command = policy_and_inputs()
-    memory = policy.remember(policy.see(sight(images)).scene, history, command)
+    memory = policy.remember(policy.see(sight(images), history, command).scene, history, command)
     every = torch.arange(4).expand(3, -1)
     both = policy.denoise(memory, policy.start(every), torch.full_like(every, 8), every)[-1]
     one = policy.denoise(memory, policy.start(every[:, 2:3]), torch.full((3, 1), 8), every[:, 2:3])[-1]
@@ -46,7 +46,7 @@ def test_anchors_do_not_see_each_other():
 
 def test_a_chain_step_by_step_is_the_deployed_chain_and_the_plan_is_its_most_confident_anchor():
     policy, images, history, command = policy_and_inputs()
-    memory = policy.remember(policy.see(sight(images)).scene, history, command)
+    memory = policy.remember(policy.see(sight(images), history, command).scene, history, command)
     every = torch.arange(4).expand(3, -1)
     state, made = policy.step_mean(memory, policy.start(every), torch.zeros_like(every), every)
     final, _ = policy.step_mean(memory, state, torch.ones_like(every), every)
@@ -58,7 +58,7 @@ def test_a_chain_step_by_step_is_the_deployed_chain_and_the_plan_is_its_most_con
 
 def test_regression_is_one_shot_from_the_anchors_without_noise():
     policy, images, history, command = policy_and_inputs(dataclasses.replace(POLICY, diffusion=regression()))
-    memory = policy.remember(policy.see(sight(images)).scene, history, command)
+    memory = policy.remember(policy.see(sight(images), history, command).scene, history, command)
     every = torch.arange(4).expand(3, -1)
     assert torch.equal(policy.start(every), policy.anchors.expand(3, -1, -1, -1))
     (first, last) = policy.denoise(memory, policy.start(every), torch.zeros_like(every), every)
@@ -68,7 +68,7 @@ def test_regression_is_one_shot_from_the_anchors_without_noise():
 def test_full_diffusion_starts_from_noise_and_knows_no_anchor():
     policy, images, history, command = policy_and_inputs(dataclasses.replace(POLICY, diffusion=full_diffusion(4)))
     assert policy.config.diffusion.timesteps == (999, 749, 500, 250)
-    memory = policy.remember(policy.see(sight(images)).scene, history, command)
+    memory = policy.remember(policy.see(sight(images), history, command).scene, history, command)
     every = torch.arange(4).expand(3, -1)
     start = policy.start(every)
     torch.testing.assert_close(start[0], policy.start_noise, rtol=0.01, atol=0.01)
@@ -97,7 +97,7 @@ def test_a_query_looks_the_grid_up_where_it_wants_to_within_its_reach():
     points = layer.points(values, poses, policy.footprint)
     torch.testing.assert_close(points[:, :, :40], footprints(poses, policy.footprint))
     torch.testing.assert_close(points[:, :, 40:].unflatten(2, (8, 2)), (poses[..., :2] + REACH)[:, :, :, None].expand(-1, -1, -1, 2, -1))
-    memory = policy.remember(policy.see(sight(images)).scene, history, command)
+    memory = policy.remember(policy.see(sight(images), history, command).scene, history, command)
     torch.nn.init.normal_(layer.lookup.weight)
     torch.nn.init.constant_(layer.offsets.bias, 0.1)
     every = torch.arange(4).expand(3, -1)
@@ -107,13 +107,13 @@ def test_a_query_looks_the_grid_up_where_it_wants_to_within_its_reach():
 
 def test_scenes_of_a_batch_do_not_influence_each_other():
     policy, images, history, command = policy_and_inputs()
-    whole = policy.plan(policy.remember(policy.see(sight(images)).scene, history, command))
-    alone = policy.plan(policy.remember(policy.see(sight(images[1:2])).scene, history[1:2], command[1:2]))
+    whole = policy.plan(policy.remember(policy.see(sight(images), history, command).scene, history, command))
+    alone = policy.plan(policy.remember(policy.see(sight(images[1:2]), history[1:2], command[1:2]).scene, history[1:2], command[1:2]))
     torch.testing.assert_close(whole[1:2], alone, rtol=0.05, atol=0.05)
 
 
 def test_without_a_camera_the_same_planner_plans_from_ego_status_alone():
-    policy, _, history, command = policy_and_inputs(dataclasses.replace(POLICY, vision=None))
+    policy, _, history, command = policy_and_inputs(dataclasses.replace(POLICY, perception=None))
     assert policy.plan(policy.remember(None, history, command)).shape == (3, 8, 3)
 
 
@@ -142,7 +142,7 @@ def test_the_loss_counts_only_the_nearest_anchor():
     policy, images, history, command = policy_and_inputs()
     human = policy.in_metres(policy.anchors[1:2]).expand(3, -1, -1)
     assert nearest_anchor(policy, human).tolist() == [1, 1, 1]
-    memory = policy.remember(policy.see(sight(images)).scene, history, command)
+    memory = policy.remember(policy.see(sight(images), history, command).scene, history, command)
     every = torch.arange(4).expand(3, -1)
     outputs = policy.denoise(memory, policy.start(every), torch.full_like(every, 8), every)
     loss, parts = planner_loss(policy, outputs, human, regression=1.0, classification=0.0)
@@ -159,7 +159,7 @@ def test_expected_sub_scores_are_in_range_and_epdms_of_them_is_one_number_a_cand
     torch.manual_seed(0)
     policy, images, history, command = policy_and_inputs()
     model = RewardWorldModel(RewardWorldModelConfig(width=32, pose_width=16)).eval()
-    scene = policy.see(sight(images)).scene
+    scene = policy.see(sight(images), history, command).scene
     poses = policy.in_metres(policy.anchors).expand(3, -1, -1, -1)
     scores = model.sub_scores(scene, history, command, poses)
     assert scores.nc.shape == (3, 4) and bool((scores.ec_defined == 0).all())
@@ -190,7 +190,7 @@ def test_every_head_learns_from_its_own_label():
 def test_candidates_do_not_influence_each_other():
     policy, images, history, command = policy_and_inputs()
     model = RewardWorldModel(RewardWorldModelConfig(width=32, pose_width=16)).eval()
-    scene, poses = policy.see(sight(images)).scene, policy.in_metres(policy.anchors).expand(3, -1, -1, -1)
+    scene, poses = policy.see(sight(images), history, command).scene, policy.in_metres(policy.anchors).expand(3, -1, -1, -1)
     torch.testing.assert_close(
         model(scene, history, command, poses)["ep"][:, 1:2], model(scene, history, command, poses[:, 1:2])["ep"], rtol=1e-4, atol=1e-5
     )

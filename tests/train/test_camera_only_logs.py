@@ -16,7 +16,7 @@ from irlvla.train import continuation, imitation, labels, ppo, reward
 from irlvla.train.candidates import CandidatesConfig
 from irlvla.train.continuation import ContinuationConfig
 from irlvla.train.imitation import fresh_policy
-from irlvla.train.moments import moments, pictures
+from irlvla.train.moments import ego_status, moments, pictures
 from irlvla.train.ppo import PpoConfig
 from irlvla.train.reward import RewardConfig
 from irlvla.train.rewards import Scenes, driven_scenes, reward_function
@@ -70,17 +70,20 @@ def test_targets_of_moments_without_annotations_are_not_read():
     np.testing.assert_array_equal(maps[known], pictures(MemoryStore(), pairs)[1][known])
 
 
+PAIRS = np.array([[row, 0] for row in range(4)])
+
+
 @pytest.mark.parametrize("known", [(True, True, True, True), (True, False, False, True), (False, False, False, False)])
 def test_birds_eye_losses_are_those_of_the_annotated_moments_alone(known):
     store = MemoryStore(4)
     policy = fresh_policy(POLICY, store.human(np.arange(4)).astype(np.float32), seed=0)
-    sight, maps = pictures(store, np.array([[row, 0] for row in range(4)]))
-    seen, rows = policy.see(sight), np.flatnonzero(known)
+    sight, maps = pictures(store, PAIRS)
+    seen, rows = policy.see(sight, *(torch.from_numpy(values) for values in ego_status(store, PAIRS))), np.flatnonzero(known)
     config = dataclasses.replace(IMITATION, policy=POLICY)
     drawn, ahead = imitation._birds_eye_losses(config, seen, maps, np.array(known))
     if len(rows):
         torch.testing.assert_close(drawn, map_loss(seen.scene.grid[rows], maps[rows], config.map_positive), rtol=0, atol=0)
-        torch.testing.assert_close(ahead, ahead_loss(seen.ahead[rows], maps[rows]), rtol=0, atol=0)
+        torch.testing.assert_close(ahead, ahead_loss(seen.view.ahead[rows], maps[rows]), rtol=0, atol=0)
     else:
         assert drawn.item() == ahead.item() == 0.0
     (drawn + ahead).backward()

@@ -39,7 +39,7 @@ def test_imitation_learns_to_stop_at_red_and_the_control_without_a_camera_cannot
     config = dataclasses.replace(
         IMITATION, steps=80, planner_steps=40, batch=16, rate=2e-3, planner_rate=2e-3, warmup=10, save_every=120, candidates=1, shift=1
     )
-    blind = dataclasses.replace(config, policy=dataclasses.replace(POLICY, vision=None))
+    blind = dataclasses.replace(config, policy=dataclasses.replace(POLICY, perception=None))
     store, val = MemoryStore(48), MemoryStore(24, 1)
     seeing = load_policy(imitation.fit(config, store, val, tmp_path / "seeing"))
     control = load_policy(imitation.fit(blind, store, val, tmp_path / "blind"))
