@@ -1,6 +1,6 @@
 """Real pictures: policies on a PandaSet sequence, how far their plans are from what was driven, drawn into the pictures.
 
-python benchmarks/pandaset.py SEQUENCE [--run RUN ...] [--out runs/pandaset]
+python benchmarks/pandaset.py SEQUENCE [--run RUN ...] [--out runs/pandaset] [--page docs/pandaset.md]
 
 The sequence becomes logs that hold cameras only (`irlvla pandaset`), these a store, and policies see no more than features from it. Rows:
 baselines of the ego's motion; untrained policies of several seeds; policies of runs that were trained in the embedded world, each with the
@@ -19,6 +19,7 @@ use_one_thread()
 import numpy as np  # noqa: E402  (after the thread settings)
 import torch  # noqa: E402
 import tyro  # noqa: E402
+from PIL import Image  # noqa: E402
 
 from irlvla import origin  # noqa: E402
 from irlvla.data import navsim  # noqa: E402
@@ -35,13 +36,15 @@ from irlvla.run import write_json  # noqa: E402
 from irlvla.run_data import data_of  # noqa: E402
 from irlvla.types import HISTORY, Scene  # noqa: E402
 from irlvla.viewer.box_pictures import box_sheet  # noqa: E402
-from irlvla.viewer.plan_pictures import contact_sheet, page, shown_scene  # noqa: E402
+from irlvla.viewer.plan_pictures import contact_sheet, shown_scene  # noqa: E402
+from irlvla.viewer.plan_pictures import page as scene_page  # noqa: E402
 
 POLICIES = ("ego_mlp", "no_camera", "imitation", "ppo")
 DRAWN_POLICIES = ("imitation", "ppo")
 BLACK = " (black pictures)"
+BEGIN, END = "<!-- table: begin (benchmarks/pandaset.py --page) -->", "<!-- table: end -->"
 TICKS = (0.2, 0.5, 1, 2, 5, 10, 20, 50)
-DRAWN = 8
+DRAWN = 6
 """Scenes on a sheet."""
 
 
@@ -92,18 +95,46 @@ def table(rows: list[dict]) -> list[dict]:
         means = {key: [float(np.mean(row[key])) for row in own] for key in measures}
         answer.append(
             {"row": name, "seeds": [row["seed"] for row in own]}
-            | {key: {"mean": float(np.mean(values)), "least": min(values), "most": max(values)} for key, values in means.items()}
+            | {
+                key: {"mean": round(float(np.mean(values)), 3), "least": round(min(values), 3), "most": round(max(values), 3)}
+                for key, values in means.items()
+            }
         )
     return answer
 
 
 def print_table(title: str, rows: list[dict]) -> None:
-    """The table as text, m."""
-    names = [f"{kind}_{horizon}s" for kind in ("ade", "fde") for horizon in (1, 2, 3, 4)]
-    print(f"\n{title}\n{'':36s}" + "".join(f"{name:>8s}" for name in names) + "   ade_4s by seed")
+    """The table as text, m: where the plan ends (ahead, left), `best` of the proposals, how far it `moved` from that with pictures."""
+    names = {f"{kind}_{horizon}s": f"{kind}_{horizon}s" for kind in ("ade", "fde") for horizon in (1, 2, 3, 4)}
+    names |= {"ahead_4s": "ahead", "left_4s": "left", "best_proposal_ade_4s": "best", "moved_ade_4s": "moved"}
+    print(f"\n{title}\n{'':28s}" + "".join(f"{short:>8s}" for short in names.values()) + "   ade_4s by seed")
     for row in rows:
         spread = "" if len(row["seeds"]) < 2 else f"   {row['ade_4s']['least']:.2f} .. {row['ade_4s']['most']:.2f}"
-        print(f"{row['row']:36s}" + "".join(f"{row[name]['mean']:8.2f}" for name in names) + spread)
+        print(f"{row['row']:28s}" + "".join(f"{row[name]['mean']:8.2f}" if name in row else f"{'':8s}" for name in names) + spread)
+
+
+def write_page(page_file: Path, values: dict, sheet: Path) -> None:
+    """Puts the tables between the markers of a page, JSON and the sheet of pictures (as JPEG) beside it."""
+    names = [f"{kind}_{horizon}s" for kind in ("ade", "fde") for horizon in (1, 2, 3, 4)]
+    lines = []
+    for title, scenes in (
+        ("pandaset", f"sequence {values['sequence']}, {values['scenes']} scenes"),
+        ("world", "val splits of the runs' own worlds"),
+    ):
+        if values[title]:
+            lines += [f"| {scenes} | seeds | {' | '.join(names)} | ade_4s by seed |", "|---|---:|" + "---:|" * (len(names) + 1)]
+        for row in values[title]:
+            spread = "" if len(row["seeds"]) < 2 else f"{row['ade_4s']['least']:.2f} .. {row['ade_4s']['most']:.2f}"
+            means = " | ".join(f"{row[name]['mean']:.2f}" for name in names)
+            lines.append(f"| {row['row']} | {len(row['seeds'])} | {means} | {spread} |")
+        lines.append("")
+    before, _, rest = page_file.read_text().partition(BEGIN)
+    page_file.write_text(before + BEGIN + "\n" + "\n".join(lines) + END + rest.partition(END)[2])
+    write_json(page_file.with_suffix(".json"), values)
+    with Image.open(sheet) as picture:
+        picture.convert("RGB").resize((1200, round(1200 * picture.height / picture.width)), Image.Resampling.LANCZOS).save(
+            page_file.with_suffix(".jpg"), quality=80
+        )
 
 
 def figure(path: Path, rows: list[dict]) -> None:
@@ -188,7 +219,7 @@ def draw(out: Path, name: str, scenes: list[Scene], store: Store, found: dict[st
             one = replace(one, boxes=around[frame_of(scene)][0][:, [0, 1, 6, 3, 4]])
         shown.append(one)
     contact_sheet(shown).save(out / f"{name}-sheet.png")
-    page(shown[len(shown) // 2]).save(out / f"{name}-page.png")
+    scene_page(shown[len(shown) // 2]).save(out / f"{name}-page.png")
 
 
 def draw_pandaset(sequence: Path, out: Path, store: Store, found: dict[str, Proposed]) -> None:
@@ -220,6 +251,7 @@ def main(
     untrained: int = 20,
     out: Path = Path("runs/pandaset"),
     world: bool = True,
+    page: Path | None = None,
 ) -> None:
     """Compares policies on a PandaSet sequence: pandaset.json, pandaset.png, sheets of pictures.
 
@@ -230,6 +262,7 @@ def main(
         untrained: seeds of policies with random weights; they have the first run's architecture and anchors.
         out: where everything goes.
         world: whether the runs' policies are also compared on the val split of their own worlds.
+        page: docs/pandaset.md, to be brought up to date.
     """
     torch.set_num_threads(1)
     (out / "logs" / "maps").mkdir(parents=True, exist_ok=True)
@@ -256,6 +289,8 @@ def main(
     about = {"sequence": sequence.resolve().name, "scenes": len(store), "runs": [one.name for one in run], "sensors": asdict(sensors[0])}
     about |= {"commit": origin.commit(), "changed": origin.changed_since_commit(), "machine": origin.machine()}
     write_json(out / "pandaset.json", about | tables)
+    if page is not None:
+        write_page(page, about | tables, out / "pandaset-sheet.png")
     print(f"\n{out / 'pandaset.json'}, {out / 'pandaset.png'}, sheets and pages beside them")
 
 

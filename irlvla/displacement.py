@@ -97,7 +97,7 @@ def baseline_poses(store: Store, indices: Indices) -> dict[str, Float[np.ndarray
 def displacements(
     poses: Float[np.ndarray, "scenes 8 3"], driven: Float[np.ndarray, "scenes 8 3"]
 ) -> dict[str, Float[np.ndarray, "scenes"]]:
-    """ADE and FDE of each scene's plan after each of HORIZONS, m, as ade_1s .. fde_4s.
+    """ADE and FDE of each scene's plan after each of HORIZONS, m, as ade_1s .. fde_4s; how far ahead and left it ends, as ahead_4s, left_4s.
 
     Args:
         poses: plans in the ego frame, at 0.5 .. 4 s.
@@ -109,6 +109,8 @@ def displacements(
         >>> {name: value.tolist() for name, value in displacements(plan, driven).items() if name.endswith("1s")}
         {'ade_1s': [1.5], 'fde_1s': [2.0]}
     """
-    away = np.linalg.norm(poses[..., :2] - driven[..., :2], axis=-1)
+    off = poses[..., :2] - driven[..., :2]
+    away = np.linalg.norm(off, axis=-1)
     found = {f"ade_{horizon}s": away[:, : 2 * horizon].mean(axis=1) for horizon in HORIZONS}
-    return found | {f"fde_{horizon}s": away[:, 2 * horizon - 1] for horizon in HORIZONS}
+    found |= {f"fde_{horizon}s": away[:, 2 * horizon - 1] for horizon in HORIZONS}
+    return found | {"ahead_4s": off[:, -1, 0], "left_4s": off[:, -1, 1]}

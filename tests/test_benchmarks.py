@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -66,7 +67,12 @@ def test_policies_are_compared_on_a_pandaset_sequence_and_drawn(tmp_path):
     cuboids = {"frame": [34] * count, "cuboids.sensor_id": [-1, 1], "stationary": [True] * count, "yaw": [0.0] * count}
     cuboids |= {f"position.{axis}": [1.0] * count for axis in "xyz"} | {f"dimensions.{axis}": [2.0] * count for axis in "xyz"}
     pyarrow.parquet.write_table(pyarrow.table(cuboids), sequence / "cuboids.parquet")
-    printed = run("pandaset", sequence, "--untrained", 2, "--out", tmp_path / "out")
+    page = tmp_path / "page.md"
+    page.write_text((ROOT / "docs" / "pandaset.md").read_text())
+    printed = run("pandaset", sequence, "--untrained", 2, "--out", tmp_path / "out", "--page", page)
+    head, told, rest = re.split("<!-- table: .* -->", page.read_text())
+    assert "| untrained | 2 |" in told and "imitation" not in told and head.startswith("# Real pictures") and "What can be said" in rest
+    assert json.loads((tmp_path / "page.json").read_text())["scenes"] == 5 and (tmp_path / "page.jpg").stat().st_size < 500_000
     found = json.loads((tmp_path / "out" / "pandaset.json").read_text())
     assert found["scenes"] == 5 and found["sequence"] == "011" and found["world"] == []
     means = {row["row"]: row["ade_4s"] for row in found["pandaset"]}

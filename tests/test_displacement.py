@@ -30,6 +30,7 @@ def test_a_plan_that_falls_behind_by_a_metre_a_second_is_that_far_off():
     plan = driven - np.array([0.5, 0.0, -3.0]) * np.arange(1, 9)[:, None]
     found = displacements(plan, driven)
     assert [found[f"fde_{second}s"].tolist() for second in (1, 2, 3, 4)] == [[1.0] * 2, [2.0] * 2, [3.0] * 2, [4.0] * 2]
+    assert found["ahead_4s"].tolist() == [-4.0] * 2 and found["left_4s"].tolist() == [0.0] * 2
     assert found["ade_4s"].tolist() == [2.25] * 2 and found["ade_1s"].tolist() == [0.75] * 2
 
 
