@@ -65,7 +65,7 @@ def policy_rows(name: str, seed: str, policy: Policy, store: Store, is_trained: 
     found = proposed(policy, store, every)
     best = np.linalg.norm(found.proposals[..., :2] - driven[:, None, :, :2], axis=-1).mean(axis=2).min(axis=1)
     rows = [{"row": name, "seed": seed, **displacements(found.plans, driven), "best_proposal_ade_4s": best}]
-    if policy.birds_eye is not None and is_trained:
+    if found.looks and is_trained:
         dark = proposed(policy, store, every, black=True)
         # How far the plan itself moves when the pictures go black, whatever is right.
         moved = displacements(dark.plans, found.plans)["ade_4s"]

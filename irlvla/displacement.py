@@ -26,11 +26,12 @@ SIDEWAYS = 4.0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Proposed:
-    """A policy's plans of some scenes: the one to drive, and every anchor's with its share of the confidence."""
+    """A policy's plans of some scenes: the one to drive, and every anchor's with its share of the confidence; whether it has eyes at all."""
 
     plans: Float[np.ndarray, "scenes 8 3"]
     proposals: Float[np.ndarray, "scenes anchors 8 3"]
     confidences: Float[np.ndarray, "scenes anchors"]
+    looks: bool
 
 
 def proposed(policy: Policy, store: Store, indices: Indices, black: bool = False) -> Proposed:
@@ -52,7 +53,7 @@ def proposed(policy: Policy, store: Store, indices: Indices, black: bool = False
             proposals.append(policy.in_metres(found.clean).cpu().numpy())
             confidences.append(torch.softmax(found.confidence, dim=1).cpu().numpy())
     parts = (np.concatenate(part).astype(np.float64) for part in (plans, proposals, confidences))
-    return Proposed(**dict(zip(("plans", "proposals", "confidences"), parts)))
+    return Proposed(**dict(zip(("plans", "proposals", "confidences"), parts)), looks=cache.tokens is not None)
 
 
 def untrained_policy(seed: int, run: Path | None = None) -> Policy:

@@ -38,7 +38,7 @@ def test_the_proposals_hold_the_plan_that_is_driven_and_the_most_confident_one_i
     policy, store = load_policy(checkpoint_of(folder, "imitation")), MemoryStore(9)
     found = proposed(policy, store, EVERY)
     assert found.plans == pytest.approx(plans(policy, store, EVERY), abs=1e-5)
-    assert found.proposals.shape == (9, POLICY.anchors, 8, 3) and found.confidences.sum(1) == pytest.approx(1.0)
+    assert found.looks and found.proposals.shape == (9, POLICY.anchors, 8, 3) and found.confidences.sum(1) == pytest.approx(1.0)
     best = found.confidences.argmax(1)
     assert found.proposals[EVERY, best] == pytest.approx(found.plans, abs=1e-5)
 
