@@ -14,7 +14,8 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 from torch.nn import functional
 
-from irlvla.model.elements import PLACE_SCALE, Found, box_codes
+from irlvla.model.attention import GRID_BACK, GRID_SIDE, GRID_SIZE
+from irlvla.model.elements import CELLS, CLASSES, PLACE_SCALE, Found, box_codes
 from irlvla.types import LINE_NAMES, LINE_POINTS, OBJECT_GROUPS, Elements
 
 CLOSED_GAP = 0.05
@@ -26,7 +27,8 @@ class ElementWeights:
     """Weights of the losses, and of the same terms where queries are matched.
 
     `code`: of a box code's eight numbers (0.25 a metre as in DETR3D); velocity is no reason to match. `points`: of a polyline's mean
-    distance |dx| + |dy| by 10 m. `directed`: kinds of which the order of points has a meaning.
+    distance |dx| + |dy| by 10 m. `directed`: kinds of which the order of points has a meaning. `heat`: of the heat map of centres; its
+    first guesses weigh as much as a layer's answers.
     """
 
     matching_class: float = 2.0
@@ -34,6 +36,7 @@ class ElementWeights:
     none: float = 0.25
     code: tuple[float, float, float, float, float, float, float, float] = (2.5, 2.5, 0.5, 0.5, 0.5, 0.5, 0.5, 0.5)
     points: float = 2.5
+    heat: float = 1.0
     directed: tuple[str, ...] = ("centre",)
 
     def __post_init__(self) -> None:
@@ -79,8 +82,8 @@ def elements_loss(
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Cross-entropy of classes and kinds, L1 of matched boxes and polylines, averaged over layers.
 
-    Every layer is matched anew. Where a scene has more elements than queries, those are left out that fit worst. A scene without
-    elements teaches "none"; regressions are averaged over all matched elements of the batch.
+    A heat map of objects' centres is taught beside. Every layer is matched anew. Where a scene has more elements than queries, those are
+    left out that fit worst. A scene without elements teaches "none"; regressions are averaged over all matched elements of the batch.
 
     Args:
         found: `ElementDecoder`'s answer.
@@ -88,17 +91,19 @@ def elements_loss(
         weights: of the terms.
 
     Returns:
-        The loss, and the last layer's terms, each weighted, by name: class, box, kind, line. All are 0 for a batch without annotations.
+        The loss, and the terms of the heat map and of the last layer, each weighted, by name: heat, guess, class, box, kind, line. All
+        are 0 for a batch without annotations.
 
     Raises:
         ValueError: a query's answer is not finite, so that it cannot be matched.
     """
-    loss, parts = torch.zeros((), device=wanted.boxes.device), {}
+    first = dict(zip(("heat", "guess"), _proposal_terms(found[0], wanted, weights)))
+    loss, parts = torch.stack(list(first.values())).sum(), {}
     for layer in found:
         parts = dict(zip(("class", "box"), _box_terms(layer, wanted, weights)))
         parts |= dict(zip(("kind", "line"), _line_terms(layer, wanted, weights)))
         loss = loss + torch.stack(list(parts.values())).sum() / len(found)
-    return loss, {name: part.detach() for name, part in parts.items()}
+    return loss, {name: part.detach() for name, part in (first | parts).items()}
 
 
 def matched(
@@ -168,6 +173,67 @@ def aligned(
     return result
 
 
+def heat_targets(
+    centres: Float[Tensor, "scenes targets 2"], classes: Int[Tensor, "scenes targets"], count: int
+) -> Float[Tensor, "scenes 1024 classes"]:
+    """Heat maps of centres: 1 in a centre's cell, a Gaussian of one cell's width in the eight cells around it, 0 elsewhere.
+
+    Args:
+        centres: m, within the grid's area; a centre outside it counts in the nearest cell.
+        classes: which map, -1 for none.
+        count: number of maps.
+    """
+    place = (centres - torch.tensor([GRID_BACK, GRID_SIDE], device=centres.device)) / GRID_SIZE * CELLS
+    cell = place.floor().clamp(0, CELLS - 1)
+    around = torch.cartesian_prod(torch.arange(-1, 2), torch.arange(-1, 2)).to(centres.device)
+    cells = cell[:, :, None] + around
+    height = torch.exp(-0.5 * (cells + 0.5 - place[:, :, None]).square().sum(-1))
+    height = torch.where((around == 0).all(1), 1.0, height)
+    shown = (classes >= 0)[..., None] & ((cells >= 0) & (cells < CELLS)).all(-1)
+    scene, target, neighbour = torch.nonzero(shown, as_tuple=True)
+    row, column = cells[scene, target, neighbour].long().unbind(-1)
+    index = ((scene * CELLS + row) * CELLS + column) * count + classes[scene, target]
+    heat = torch.zeros(len(classes) * count * CELLS * CELLS, device=centres.device)
+    heat = heat.scatter_reduce(0, index, height[scene, target, neighbour], "amax")
+    return heat.view(len(classes), CELLS**2, count)
+
+
+def heat_loss(
+    logits: Float[Tensor, "scenes 1024 classes"], targets: Float[Tensor, "scenes 1024 classes"], annotated: Bool[Tensor, "scenes"]
+) -> Float[Tensor, ""]:
+    """Focal loss of heat maps by centre, less for cells near one.
+
+    Source: CenterNet (arXiv 1904.07850, eq. 1) with its alpha = 2, beta = 4.
+    """
+    share, centre = torch.sigmoid(logits), targets == 1
+    found = functional.logsigmoid(logits) * (1 - share).square()
+    empty = functional.logsigmoid(-logits) * share.square() * (1 - targets) ** 4
+    each = -torch.where(centre, found, empty).sum((1, 2)) * annotated
+    return each.sum() / (centre.sum((1, 2)) * annotated).sum().clamp(min=1)
+
+
+def _proposal_terms(found: Found, wanted: Wanted, weights: ElementWeights) -> tuple[Tensor, Tensor]:
+    """Heat of objects' centres, and first guesses in the cells of the centres."""
+    centres, origin = wanted.boxes[..., :2], wanted.boxes.new_tensor([GRID_BACK, GRID_SIDE])
+    heat = heat_loss(found.object_map[..., :CLASSES], heat_targets(centres, wanted.classes, CLASSES), wanted.annotated)
+    chosen = (wanted.classes >= 0) & wanted.annotated[:, None]
+    cell = ((centres[chosen] - origin) / GRID_SIZE * CELLS).floor().clamp(0, CELLS - 1)
+    guess = found.object_map[torch.nonzero(chosen)[:, 0], (cell[:, 0] * CELLS + cell[:, 1]).long(), CLASSES:]
+    codes = box_codes(wanted.boxes[chosen])
+    codes = torch.cat([codes[:, :2] - ((cell + 0.5) / CELLS * GRID_SIZE + origin) / PLACE_SCALE, codes[:, 2:]], dim=1)
+    difference = ((guess - codes) * guess.new_tensor(weights.code)).abs().sum()
+    return weights.heat * heat, difference / max(len(guess), 1)
+
+
+def _nature(
+    lines: Float[Tensor, "*batch 10 2"], kinds: Int[Tensor, "*batch"], weights: ElementWeights
+) -> tuple[Bool[Tensor, "*batch"], Bool[Tensor, "*batch"]]:
+    """Which lines are closed, and of which the direction has a meaning."""
+    closed = (lines[..., 0, :] - lines[..., -1, :]).norm(dim=-1) < CLOSED_GAP
+    known = torch.tensor([name in weights.directed for name in LINE_NAMES], device=kinds.device)
+    return closed & (kinds >= 0), known[kinds.clamp(min=0)] & ~closed
+
+
 def _box_terms(found: Found, wanted: Wanted, weights: ElementWeights) -> tuple[Tensor, Tensor]:
     scale = torch.tensor(weights.code, device=wanted.boxes.device)
     present = (wanted.classes >= 0) & wanted.annotated[:, None]
@@ -183,14 +249,12 @@ def _box_terms(found: Found, wanted: Wanted, weights: ElementWeights) -> tuple[T
 
 def _line_terms(found: Found, wanted: Wanted, weights: ElementWeights) -> tuple[Tensor, Tensor]:
     present = (wanted.kinds >= 0) & wanted.annotated[:, None]
-    closed = (wanted.lines[:, :, 0] - wanted.lines[:, :, -1]).norm(dim=-1) < CLOSED_GAP
-    known = torch.tensor([name in weights.directed for name in LINE_NAMES], device=closed.device)
-    directed = known[wanted.kinds.clamp(min=0)] & ~closed
+    # What is absent would pass for closed, and be compared in 18 orders: it is neither.
+    closed, directed = _nature(wanted.lines, wanted.kinds, weights)
     factor = weights.points / PLACE_SCALE
     with torch.no_grad():
         lines = wanted.lines.to(found.lines.dtype)
-        # What is absent would pass for closed: it is neither, and never compared in 18 orders.
-        distance = factor * line_distances(found.lines, lines, closed & present, directed)
+        distance = factor * line_distances(found.lines, lines, closed, directed)
         scenes, queries, targets = matched(distance + _class_cost(found.kind_logits, wanted.kinds, weights), present)
     kinds = _class_term(found.kind_logits, wanted.kinds[scenes, targets], (scenes, queries), wanted.annotated, weights)
     mine, pair = found.lines[scenes, queries], (scenes, targets)

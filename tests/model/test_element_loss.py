@@ -7,7 +7,18 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as some
 
-from irlvla.model.element_loss import ElementWeights, Wanted, aligned, elements_loss, line_distances, matched, orders, wanted_of
+from irlvla.model.element_loss import (
+    ElementWeights,
+    Wanted,
+    aligned,
+    elements_loss,
+    heat_loss,
+    heat_targets,
+    line_distances,
+    matched,
+    orders,
+    wanted_of,
+)
 from irlvla.model.elements import ElementConfig, ElementDecoder, Found, box_codes
 from irlvla.types import Elements
 
@@ -32,7 +43,7 @@ def wanted(scenes=1, boxes=(), lines=(), annotated=True):
     return result
 
 
-def found(codes, lines, class_logits=None, kind_logits=None):
+def found(codes, lines, class_logits=None, kind_logits=None, object_map=None):
     scenes = len(codes)
     return Found(
         detection_tokens=torch.zeros(scenes, codes.shape[1], 1),
@@ -42,6 +53,7 @@ def found(codes, lines, class_logits=None, kind_logits=None):
         map_tokens=torch.zeros(scenes, lines.shape[1], 1),
         lines=lines,
         kind_logits=torch.zeros(scenes, lines.shape[1], 5, dtype=codes.dtype) if kind_logits is None else kind_logits,
+        object_map=torch.zeros(scenes, 1024, 12, dtype=codes.dtype) if object_map is None else object_map,
     )
 
 
@@ -58,7 +70,8 @@ def random_case(seed, scenes=3, queries=4, dtype=torch.float32):
             lines[scene, 0, -1] = lines[scene, 0, 0]
     boxes[..., 2:4] = boxes[..., 2:4].abs() + 0.3
     draw = [torch.randn(scenes, queries, *shape, generator=random, dtype=dtype) for shape in ((8,), (10, 2), (5,), (5,))]
-    leaves = [value.requires_grad_() for value in (draw[0], (5 * draw[1]).detach(), draw[2], draw[3])]
+    maps = torch.randn(scenes, 1024, 12, generator=random, dtype=dtype)
+    leaves = [value.requires_grad_() for value in (draw[0], 5 * draw[1], draw[2], draw[3], maps)]
     target = Wanted(boxes=boxes, classes=classes, lines=lines, kinds=kinds, annotated=torch.rand(scenes, generator=random) < 0.8)
     return leaves, target
 
@@ -122,7 +135,7 @@ def test_the_loss_by_hand():
     assert parts["line"].item() == pytest.approx(2.5 * 0.2, abs=1e-5)
     # Logits of 0: every entropy is ln 5, whatever its weight.
     assert parts["class"].item() == pytest.approx(2 * math.log(5)) == parts["kind"].item()
-    assert loss.item() == pytest.approx(sum(part.item() for part in parts.values()))
+    assert loss.item() == pytest.approx(sum(part.item() for part in parts.values()), rel=1e-5)
 
 
 def test_a_lane_centre_keeps_its_direction():
@@ -143,7 +156,7 @@ def test_layers_are_averaged_and_the_parts_are_the_last_ones():
     target = wanted(boxes=[(BOX, 0)])
     alone = [elements_loss([layer], target)[0].item() for layer in (near, off)]
     both, parts = elements_loss([off, near], target)
-    assert both.item() == pytest.approx(sum(alone) / 2) and parts["box"].item() == 0.0
+    assert both.item() == pytest.approx(sum(alone) / 2, rel=1e-5) and parts["box"].item() == 0.0
 
 
 def test_scenes_without_annotations_teach_nothing():
@@ -163,9 +176,38 @@ def test_scenes_without_annotations_teach_nothing():
 def test_scenes_without_elements_teach_none_alone():
     leaves, _ = random_case(0)
     loss, parts = elements_loss([found(*leaves)], wanted(scenes=3))
-    codes, lines, classes, kinds = torch.autograd.grad(loss, leaves)
+    codes, lines, classes, kinds, objects = torch.autograd.grad(loss, leaves)
     assert parts["box"].item() == parts["line"].item() == 0.0 and (codes == 0).all() and (lines == 0).all()
+    assert (objects[..., :4] > 0).all() and (objects[..., 4:] == 0).all()
     assert (classes[..., -1] < 0).all() and (classes[..., :-1] > 0).all() and (kinds[..., -1] < 0).all()
+
+
+def test_heat_targets_by_hand():
+    # x = -7.5 lies a quarter of a cell from the centre of the first row, y = -31 at that of the first column.
+    heat = heat_targets(torch.tensor([[[-7.5, -31.0], [15.0, 1.0], [0.0, 0.0]]]), torch.tensor([[1, 0, -1]]), 2).unflatten(1, (32, 32))[0]
+    assert heat[0, 0, 1] == 1.0 and heat[11, 16, 0] == 1.0 and (heat == 1).sum() == 2
+    assert heat[1, 0, 1].item() == pytest.approx(math.exp(-(1.25**2) / 2)) and heat[0, 1, 1].item() == pytest.approx(
+        math.exp(-(1 + 1 / 16) / 2)
+    )
+    assert heat[10, 15, 0].item() == pytest.approx(math.exp(-1)) and (heat > 0).sum() == 4 + 9
+
+
+def test_heat_loss_by_hand():
+    targets, logits = torch.zeros(2, 1024, 1), torch.full((2, 1024, 1), -50.0)
+    targets[0, 3, 0], targets[0, 4, 0], logits[0, 3:5, 0] = 1.0, 0.5, 0.0
+    annotated = torch.tensor([True, False])
+    # A centre and its neighbour, both at 1/2: (1/2)^2 ln 2, and (1 - 0.5)^4 (1/2)^2 ln 2.
+    assert heat_loss(logits, targets, annotated).item() == pytest.approx(0.25 * math.log(2) * (1 + 1 / 16))
+    assert heat_loss(logits + 9, targets, ~annotated).item() == 0.0
+
+
+def test_first_guesses_answer_for_the_cell_of_the_centre_by_hand():
+    # The box at (10, 2) lies on edges: its cell is the one around (11, 3).
+    objects, code = torch.zeros(1, 1024, 12), box_codes(BOX)
+    # Its code but for the place, which is counted from the cell's centre; 2 m too far left.
+    objects[0, 9 * 32 + 17, 4:] = torch.cat([torch.tensor([-0.1, -0.1 + 0.2]), code[2:]])
+    layer = found(code[None, None], STRAIGHT[None, None], object_map=objects)
+    assert elements_loss([layer], wanted(boxes=[(BOX, 0)]))[1]["guess"].item() == pytest.approx(2.5 * 0.2, abs=1e-5)
 
 
 @settings(deadline=None, max_examples=25)
@@ -192,14 +234,19 @@ def test_the_order_of_elements_changes_nothing(seed):
 def test_the_order_of_queries_changes_nothing(seed):
     leaves, target = random_case(seed)
     turn = torch.randperm(4, generator=torch.Generator().manual_seed(seed))
-    losses = [elements_loss([found(*values)], target)[0] for values in (leaves, [leaf[:, turn] for leaf in leaves])]
+    losses = [elements_loss([found(*values)], target)[0] for values in (leaves, [*(leaf[:, turn] for leaf in leaves[:4]), *leaves[4:]])]
     torch.testing.assert_close(*losses)
 
 
 @pytest.mark.parametrize("seed", range(3))
 def test_gradients_are_those_of_finite_differences(seed):
     leaves, target = random_case(seed, scenes=2, queries=3, dtype=torch.float64)
-    assert torch.autograd.gradcheck(lambda *values: elements_loss([found(*values)], target)[0], leaves, eps=1e-6, atol=1e-5)
+    loss, direction = elements_loss([found(*leaves)], target)[0], torch.Generator().manual_seed(seed)
+    gradients = torch.autograd.grad(loss, leaves)
+    for place, (leaf, gradient) in enumerate(zip(leaves, gradients)):
+        step = torch.randn(leaf.shape, generator=direction, dtype=leaf.dtype)
+        ends = [elements_loss([found(*leaves[:place], leaf + size * step, *leaves[place + 1 :])], target)[0] for size in (1e-5, -1e-5)]
+        assert ((ends[0] - ends[1]) / 2e-5).item() == pytest.approx((gradient * step).sum().item(), rel=1e-3, abs=1e-4)
 
 
 def test_elements_become_tensors_without_nan_and_with_groups():
@@ -225,8 +272,10 @@ def test_four_scenes_are_learned_by_heart():
     target = wanted(scenes=4)
     target.boxes[:, :4], target.lines[:, :4] = boxes, lines
     target.classes[:, :4], target.kinds[:, :4] = torch.arange(4), torch.arange(4)
-    decoder = ElementDecoder(ElementConfig(detections=8, lines=8, width=32, channels=6, cells=4, heads=2))
+    decoder = ElementDecoder(ElementConfig(detections=8, lines=8, width=32, channels=6, cells=4, heads=2, proposal_width=16))
     cells, grid = torch.randn(4, 4, 32), torch.randn(4, 6, 32, 32)
+    # The grid shows the objects, as a trained one does.
+    grid[:, :4] = 6 * heat_targets(boxes[..., :2], torch.arange(4).expand(4, -1), 4).transpose(1, 2).unflatten(2, (32, 32)) - 3
     optimiser = torch.optim.AdamW(decoder.parameters(), lr=3e-3)
     for _ in range(150):
         loss, parts = elements_loss(decoder(cells, grid), target)

@@ -4,19 +4,18 @@ import pytest
 import torch
 
 from irlvla.model.elements import (
-    AROUND,
     ElementConfig,
     ElementDecoder,
     box_codes,
     boxes_of,
+    cell_centres,
     element_scores,
-    first_codes,
     first_lines,
+    peaks,
     place_waves,
-    spread,
 )
 
-SMALL = ElementConfig(detections=3, lines=2, width=16, channels=5, cells=4, heads=2)
+SMALL = ElementConfig(detections=3, lines=2, width=16, channels=5, cells=4, heads=2, proposal_width=8)
 
 
 def decoder_and_inputs(config=SMALL, scenes=2):
@@ -28,14 +27,55 @@ def decoder_and_inputs(config=SMALL, scenes=2):
     return decoder, torch.randn(scenes, config.cells, config.width), torch.randn(scenes, config.channels, 32, 32)
 
 
-def test_a_fresh_decoder_answers_with_its_first_guesses():
-    found = ElementDecoder(SMALL)(torch.randn(2, 4, 16), torch.randn(2, 5, 32, 32))
+def test_a_fresh_decoder_guesses_cars_at_some_cells_and_straight_lines():
+    torch.manual_seed(0)
+    decoder = ElementDecoder(SMALL)
+    torch.nn.init.zeros_(decoder.proposals.map.weight)
+    found = decoder(torch.randn(2, 4, 16), torch.randn(2, 5, 32, 32))
     assert len(found) == 2
     for layer in found:
-        torch.testing.assert_close(layer.boxes, boxes_of(first_codes(3)).expand(2, -1, -1))
+        # Standing at a cell's centre: an odd number of metres.
+        assert (layer.boxes[..., :2] % 2 - 1).abs().max() < 1e-4
+        torch.testing.assert_close(layer.boxes[..., 2:], torch.tensor([4.5, 1.9, 0, 0, 0]).expand(2, 3, -1), rtol=0.02, atol=1e-3)
         torch.testing.assert_close(layer.lines, first_lines(2).expand(2, -1, -1, -1))
         assert layer.detection_tokens.shape == (2, 3, 16) and layer.map_tokens.shape == (2, 2, 16)
         assert layer.class_logits.shape == (2, 3, 5) and layer.kind_logits.shape == (2, 2, 5)
+        assert layer.object_map.shape == (2, 1024, 12)
+
+
+def test_queries_are_the_highest_peaks_and_neighbours_come_last():
+    heat = torch.full((1, 32, 32, 2), -9.0)
+    heat[0, 4, 7, 1], heat[0, 4, 8, 1], heat[0, 20, 3, 0] = 2.0, 1.5, 0.0
+    cells, classes = peaks(heat.flatten(1, 2), 2)
+    assert cells.tolist() == [[4 * 32 + 7, 20 * 32 + 3]] and classes.tolist() == [[1, 0]]
+    # Eleven cells have a higher neighbour; the second one's is the highest of them.
+    cells, _ = peaks(heat.flatten(1, 2)[..., 1:], 1024)
+    assert cells[0].tolist().index(4 * 32 + 8) == 1024 - 11
+
+
+def test_cells_are_in_the_order_of_the_grid():
+    centres = cell_centres()
+    assert centres[0].tolist() == [-7.0, -31.0] and centres[1].tolist() == [-7.0, -29.0] and centres[32].tolist() == [-5.0, -31.0]
+
+
+def test_the_first_lines_lie_all_over_the_area():
+    lines = first_lines(24)
+    places = lines.mean(1)
+    assert (places[:, 0] >= -8).all() and (places[:, 0] < 56).all() and (places[:, 1] >= -32).all() and (places[:, 1] < 32).all()
+    assert (torch.cdist(places, places) + 1e3 * torch.eye(24)).min() > 5.0
+    torch.testing.assert_close(lines[:, -1] - lines[:, 0], torch.tensor([[15.0, 0.0]]).expand(24, -1))
+
+
+def test_a_query_stands_where_its_peak_is():
+    decoder, cells, grid = decoder_and_inputs()
+    for layer in decoder.layers:
+        for last in (layer.box[-1], layer.line[-1]):
+            torch.nn.init.zeros_(last.weight)
+    found = decoder(cells, grid)[0]
+    places, _ = peaks(found.object_map[..., :4], 3)
+    guess = found.object_map[torch.arange(2)[:, None], places][..., 4:]
+    torch.testing.assert_close(found.boxes[..., :2], cell_centres()[places] + 10 * guess[..., :2])
+    torch.testing.assert_close(found.box_codes[..., 2:], guess[..., 2:])
 
 
 def test_a_box_and_its_code_are_the_same():
@@ -47,16 +87,6 @@ def test_a_box_and_its_code_are_the_same():
 
 def test_a_box_without_size_has_a_finite_code():
     assert torch.isfinite(box_codes(torch.zeros(7))).all() and (boxes_of(torch.full((8,), 1e4))[2:4] < 60).all()
-
-
-def test_the_first_guesses_lie_all_over_the_area():
-    places = spread(24)
-    assert (places[:, 0] >= -8).all() and (places[:, 0] < 56).all() and (places[:, 1] >= -32).all() and (places[:, 1] < 32).all()
-    apart = torch.cdist(places, places) + 1e3 * torch.eye(24)
-    assert apart.min() > 5.0
-    lines = first_lines(3)
-    torch.testing.assert_close(lines.mean(1), spread(3))
-    torch.testing.assert_close((lines[:, -1] - lines[:, 0]), torch.tensor([[15.0, 0.0]]).expand(3, -1))
 
 
 def test_waves_tell_places_apart():
@@ -71,20 +101,27 @@ def test_scenes_do_not_see_each_other():
     torch.testing.assert_close(both.map_tokens[1:], one.map_tokens, rtol=1e-3, atol=2e-2)
 
 
-def test_the_grid_is_looked_up_where_the_box_stands():
+def test_the_grid_is_looked_up_where_box_and_line_are():
     decoder, cells, _ = decoder_and_inputs(scenes=1)
-    torch.nn.init.zeros_(decoder.layers[0].mixed.weight)
-    empty = torch.zeros(1, 5, 32, 32)
-    plain = decoder(cells, empty)[0].boxes[0, 1]
-    x, y = decoder.first_codes[1, :2].tolist()
-    row, column = int((10 * x + 8) / 2), int((10 * y + 32) / 2)
-    reach = int(max(abs(number) for point in AROUND for number in point) / 2) + 2
-    near, far = empty.clone(), torch.randn_like(empty)
-    near[:, :, row, column] = 4.0
-    far[:, :, max(row - reach, 0) : row + reach + 1, max(column - reach, 0) : column + reach + 1] = 0.0
-    # Queries that do not hear of each other: what stands at a box changes it, what stands far from it does not.
-    assert not torch.equal(decoder(cells, near)[0].boxes[0, 1], plain)
-    assert torch.equal(decoder(cells, far)[0].boxes[0, 1], plain)
+    layer = decoder.layers[0]
+    # Queries that do not hear of each other: what stands at one changes it, what stands elsewhere does not.
+    torch.nn.init.zeros_(layer.mixed.weight)
+    values, codes = (
+        torch.randn(1, 5, 16),
+        box_codes(torch.tensor([[5.0, 1, 4, 2, 0, 0, 0], [25, 9, 4, 2, 1, 0, 0], [45, -9, 4, 2, 0, 0, 0]])),
+    )
+    lines = torch.tensor([[[40.0, 20.0]], [[1.0, -20.0]]]) + torch.linspace(-7.5, 7.5, 10)[:, None] * torch.tensor([1.0, 0.0])
+    plain = layer(values, codes[None], lines[None], cells, torch.zeros(1, 5, 32, 32))
+    for place, changed in (
+        ((25.0, 9.0), 1),
+        ((25.0 + 2.5 * math.cos(1.0), 9.0 + 2.5 * math.sin(1.0)), 1),
+        ((47.5, 20.0), 3),
+        ((15.0, 15.0), None),
+    ):
+        grid = torch.zeros(1, 5, 32, 32)
+        grid[:, :, int((place[0] + 8) / 2), int((place[1] + 32) / 2)] = 4.0
+        seen = layer(values, codes[None], lines[None], cells, grid)
+        assert [index for index in range(5) if not torch.equal(seen[0, index], plain[0, index])] == ([] if changed is None else [changed])
 
 
 def test_a_later_layer_and_the_planner_do_not_bend_an_earlier_answer():
@@ -104,6 +141,7 @@ def test_every_parameter_learns_and_so_does_what_is_below():
     last = decoder(cells, grid)
     values = [(value * torch.randn_like(value)).sum() for layer in last for value in (layer.box_codes, layer.lines, layer.class_logits)]
     values += [(value * torch.randn_like(value)).sum() for layer in last for value in (layer.kind_logits, layer.map_tokens)]
+    values += [(value * torch.randn_like(value)).sum() for value in (last[0].object_map,)]
     (sum(values) + (last[-1].detection_tokens * torch.randn(2, 3, 16)).sum()).backward()
     idle = [name for name, parameter in decoder.named_parameters() if parameter.grad is None or not parameter.grad.abs().sum() > 0]
     assert not idle and cells.grad.abs().sum() > 0 and grid.grad.abs().sum() > 0
