@@ -21,6 +21,7 @@ TWIN = 0.5
 """Of two lines of one kind that are nowhere farther apart the second is left out, m: lanes side by side share an edge."""
 
 _AREA = np.array([*GRID_ORIGIN, *(np.array(GRID_ORIGIN) + GRID_CELL * GRID_CELLS)])
+_CORNERS = _AREA[[[0, 1], [2, 1], [2, 3], [0, 3]]]
 _MOST_PIECES = 1024
 _CROSSING, _CENTRE = LINE_NAMES.index("crossing"), LINE_NAMES.index("centre")
 
@@ -67,28 +68,29 @@ def no_elements() -> Elements:
 def nearest_boxes(objects: Objects) -> tuple[Float[np.ndarray, "32 7"], Int[np.ndarray, "32"]]:
     """Boxes of `Elements` and their classes, from the objects of a frame."""
     centre = objects.boxes[:, :2]
-    distance = np.hypot(*centre.T)
+    distance = (centre**2).sum(axis=1)
     inside = np.flatnonzero(((centre >= _AREA[:2]) & (centre < _AREA[2:])).all(axis=1))
     kept = inside[np.argsort(distance[inside], kind="stable")[:ELEMENTS]]
     boxes, classes = np.full((ELEMENTS, 7), np.nan, np.float32), np.full(ELEMENTS, -1, np.int8)
     x, y, _, length, width, _, heading = objects.boxes[kept].T
     heading = np.pi - (np.pi - heading) % (2 * np.pi)
-    boxes[: len(kept)] = np.column_stack([x, y, length, width, heading, np.nan_to_num(objects.velocities[kept, :2], nan=0.0)])
+    boxes[: len(kept), :5] = np.stack([x, y, length, width, heading], axis=1)
+    velocities = objects.velocities[kept, :2]
+    boxes[: len(kept), 5:] = np.where(np.isnan(velocities), 0.0, velocities)
     classes[: len(kept)] = objects.types[kept]
     return boxes, classes
 
 
 def nearest_lines(drawn: DrawnLines, ego: Float[np.ndarray, "3"]) -> tuple[Float[np.ndarray, "32 10 2"], Int[np.ndarray, "32"]]:
     """Lines of `Elements` and their kinds, from the lines of a city and the ego's pose there."""
-    low_x, low_y, high_x, high_y = _AREA
-    corners = np.array([(low_x, low_y), (high_x, low_y), (high_x, high_y), (low_x, high_y)])
     cos, sin = np.cos(ego[2]), np.sin(ego[2])
-    around = drawn.index.query(shapely.Polygon(corners @ np.array([[cos, sin], [-sin, cos]]) + ego[:2]))
+    corners = _CORNERS @ np.array([[cos, sin], [-sin, cos]]) + ego[:2]
+    around = drawn.index.query(shapely.box(*corners.min(axis=0), *corners.max(axis=0)))
     pieces, piece_kinds = np.empty((_MOST_PIECES, LINE_POINTS, 2)), np.empty(_MOST_PIECES, np.int64)
     pose = np.ascontiguousarray(ego, dtype=np.float64)
     count = _fill_pieces(drawn.vertices, drawn.line_start, drawn.kinds, np.sort(around), pose, _AREA, LONGEST, pieces, piece_kinds)
     pieces, piece_kinds = pieces[:count], piece_kinds[:count]
-    distance = np.hypot(*pieces.transpose(2, 0, 1)).min(axis=1)
+    distance = (pieces**2).sum(axis=2).min(axis=1)
     order = np.argsort(distance, kind="stable")
     kept = order[_apart(pieces[order], piece_kinds[order])]
     turn = np.empty(len(kept))
@@ -201,11 +203,16 @@ def _cut(points, kind, longest, pieces, piece_kinds):
         return 0
     count = min(max(int(np.ceil(along[-1] / longest)), 1), len(pieces))
     size = pieces.shape[1]
+    segment = 0
     for piece in range(count):
         for point in range(size):
             wanted = along[-1] * (piece + point / (size - 1)) / count
-            pieces[piece, point, 0] = np.interp(wanted, along, points[:, 0])
-            pieces[piece, point, 1] = np.interp(wanted, along, points[:, 1])
+            while segment < len(points) - 2 and along[segment + 1] < wanted:
+                segment += 1
+            length = along[segment + 1] - along[segment]
+            share = min(max((wanted - along[segment]) / length, 0.0), 1.0) if length > 0.0 else 0.0
+            for axis in range(2):
+                pieces[piece, point, axis] = points[segment, axis] + share * (points[segment + 1, axis] - points[segment, axis])
         ends = pieces[piece]
         is_backward = np.hypot(ends[0, 0], ends[0, 1]) > np.hypot(ends[-1, 0], ends[-1, 1])
         if is_backward and kind != _CENTRE and kind != _CROSSING:

@@ -5,9 +5,11 @@ is told by the place along it and the distance from it. docs/data.md tells the r
 """
 
 from dataclasses import astuple, dataclass, fields
+from typing import no_type_check
 
 import numpy as np
 from jaxtyping import Float, Int
+from numba import njit
 
 from irlvla.data.features import poses_in_ego
 from irlvla.types import COMMAND_NAMES, HISTORY, OBJECT_NAMES, POSES, Objects, PreparedScene, Scene
@@ -88,6 +90,9 @@ LANE_CHANGE = (1.75, 5.5)
 PACE_CHANGE = 1.5
 """Speeds now and 4 s later that differ by less are kept, m/s."""
 _STEP = 0.5
+_SHARES = np.array([(along, across) for along in (-0.5, 0.0, 0.5) for across in (-0.5, 0.0, 0.5)])
+_CENTRE = 4
+"""Points of a box that are looked at, as shares of its length and width, and which of them is its centre."""
 
 
 def facts(scene: Scene, prepared: PreparedScene, frame: int = HISTORY - 1) -> Facts:
@@ -147,30 +152,44 @@ def fact_words(some: Facts) -> dict[str, str]:
 
 def _way(line: Float[np.ndarray, "points 3"]) -> Float[np.ndarray, "places 3"]:
     """x, y every _STEP m along a line from the place nearest to the ego on, and the heading from each place to the next."""
-    step = np.diff(line[:, :2], axis=0)
+    step = line[1:, :2] - line[:-1, :2]
     lengths = np.hypot(*step.T)
-    along = np.r_[0.0, np.cumsum(lengths)]
+    along = np.concatenate([[0.0], np.cumsum(lengths)])
     share = np.clip(-(line[:-1, :2] * step).sum(1) / np.maximum(lengths, 1e-9) ** 2, 0.0, 1.0)
     place = int(np.hypot(*(line[:-1, :2] + share[:, None] * step).T).argmin())
     start = along[place] + share[place] * lengths[place]
     wanted = start + np.arange(0.0, max(min(WAY, along[-1] - start), _STEP) + 1e-6, _STEP)
-    points = np.column_stack([np.interp(wanted, along, line[:, axis]) for axis in range(2)])
-    ahead = np.diff(points, axis=0)
+    way = np.empty((len(wanted), 3))
+    way[:, 0], way[:, 1] = np.interp(wanted, along, line[:, 0]), np.interp(wanted, along, line[:, 1])
+    ahead = way[1:, :2] - way[:-1, :2]
     # Where the line ends sooner than the first step, its own last heading tells the way.
-    headings = np.arctan2(ahead[:, 1], ahead[:, 0]) if np.hypot(*ahead[0]) > 0.0 else np.full(len(ahead), line[-1, 2])
-    return np.column_stack([points, np.r_[headings, headings[-1:]]])
+    way[:-1, 2] = np.arctan2(ahead[:, 1], ahead[:, 0]) if ahead[0].any() else line[-1, 2]
+    way[-1, 2] = way[-2, 2]
+    return way
 
 
 def _places(
     way: Float[np.ndarray, "places 3"], points: Float[np.ndarray, "*some 2"]
 ) -> tuple[Int[np.ndarray, "*some"], Float[np.ndarray, "*some"]]:
     """Index of the way's place nearest to each point, and the distance from it, m."""
-    flat = points.reshape(-1, 2)
-    # Squared distance without the point's own square, which does not matter for which is the least: one matrix product.
-    square = (way[:, :2] ** 2).sum(1) - 2.0 * flat @ way[:, :2].T
-    place = square.argmin(axis=1)
-    distance = np.sqrt(np.maximum(square[np.arange(len(flat)), place] + (flat**2).sum(1), 0.0))
+    flat = np.ascontiguousarray(points, dtype=np.float64).reshape(-1, 2)
+    place, distance = np.empty(len(flat), np.int64), np.empty(len(flat))
+    _fill_places(way, flat, place, distance)
     return place.reshape(points.shape[:-1]), distance.reshape(points.shape[:-1])
+
+
+@no_type_check
+@njit(cache=True, nogil=True)
+def _fill_places(way, points, place, distance):
+    """Writes which place of the way is the nearest to each point (the first of equals), and how far it is."""
+    for point in range(len(points)):
+        least = np.inf
+        for i in range(len(way)):
+            x, y = way[i, 0] - points[point, 0], way[i, 1] - points[point, 1]
+            if x * x + y * y < least:
+                least = x * x + y * y
+                place[point] = i
+        distance[point] = np.sqrt(least)
 
 
 def _turned(angle: np.ndarray | float) -> np.ndarray | float:
@@ -190,15 +209,15 @@ def _lead(objects: Objects, way: Float[np.ndarray, "places 3"], speed: float) ->
     chosen = np.flatnonzero(is_one & (np.hypot(*objects.boxes[:, :2].T) < WAY))
     if not len(chosen):
         return 0, 0
-    x, y, _, length, width, _, heading = objects.boxes[chosen].T
-    cos, sin = np.cos(heading), np.sin(heading)
-    points = [
-        (x + cos * length * i - sin * width * j, y + sin * length * i + cos * width * j) for i in (-0.5, 0.0, 0.5) for j in (-0.5, 0.0, 0.5)
-    ]
-    place, distance = _places(way, np.array(points).transpose(2, 0, 1))
+    boxes = objects.boxes[chosen]
+    heading = boxes[:, 6]
+    along = np.stack([np.cos(heading), np.sin(heading)], axis=1)[:, None]
+    across = along[..., ::-1] * (-1.0, 1.0)
+    points = boxes[:, None, :2] + _SHARES[:, :1] * boxes[:, 3, None, None] * along + _SHARES[:, 1:] * boxes[:, 4, None, None] * across
+    place, distance = _places(way, points)
     # Of what is beyond the end of the way, or behind its start, the nearest place says nothing.
     is_on = (distance < HALF_WIDTH) & (place > 0) & (place < len(way) - 1)
-    middle, _ = _places(way, np.column_stack([x, y]))
+    middle = place[:, _CENTRE]
     same = np.abs(_turned(heading - way[middle, 2])) < SAME_WAY
     is_lead = is_on.any(axis=1) & same & (_STEP * middle > REAR_AXLE_TO_CENTER)
     if not is_lead.any():
@@ -208,9 +227,8 @@ def _lead(objects: Objects, way: Float[np.ndarray, "places 3"], speed: float) ->
     lead = _range(gap[first])
     if not lead:
         return 0, 0
-    velocity = np.nan_to_num(objects.velocities[chosen[first], :2], nan=0.0)
     direction = way[middle[first], 2]
-    pace = float(velocity @ (np.cos(direction), np.sin(direction)))
+    pace = np.nan_to_num(objects.velocities[chosen[first], :2] @ (np.cos(direction), np.sin(direction)), nan=0.0)
     if pace < STANDING:
         return lead, MOTION_NAMES.index("stopped")
     return lead, MOTION_NAMES.index("slower" if pace < speed - LIKE else "faster" if pace > speed + LIKE else "same")
@@ -240,7 +258,8 @@ def _pedestrian(objects: Objects, way: Float[np.ndarray, "places 3"]) -> int:
     if not chosen.any():
         return 0
     times = np.arange(0.0, WALK_TIME + 0.25, 0.5)
-    velocity = np.nan_to_num(objects.velocities[chosen, :2], nan=0.0)
+    velocity = objects.velocities[chosen, :2]
+    velocity = np.where(np.isnan(velocity), 0.0, velocity)
     place, distance = _places(way, objects.boxes[chosen, None, :2] + times[:, None] * velocity[:, None])
     gap = _STEP * place - FRONT
     return int(((distance < WALK_OFFSET) & (gap > 0.0) & (gap < WALK_DISTANCE) & (place < len(way) - 1)).any())
@@ -249,7 +268,7 @@ def _pedestrian(objects: Objects, way: Float[np.ndarray, "places 3"]) -> int:
 def _turn(way: Float[np.ndarray, "places 3"], command: Int[np.ndarray, "4"]) -> int:
     """Where the way turns soon."""
     ahead = way[: int((FRONT + TURN_DISTANCE) / _STEP) + 1, 2]
-    angles = np.cumsum(np.r_[0.0, _turned(np.diff(ahead))])
+    angles = np.cumsum(_turned(ahead[1:] - ahead[:-1]))
     angle = angles[np.abs(angles).argmax()]
     side = "left" if angle > 0.0 else "right"
     is_commanded = bool(command[COMMAND_NAMES.index(side)])

@@ -37,18 +37,20 @@ def camera_rig(camera: Camera, width: int, height: int, ground: float = 0.0) -> 
     Raises:
         ValueError: a focal length is not positive.
     """
-    matrix = camera.intrinsics
-    whole = np.array([matrix[0, 0] / width, matrix[1, 1] / height, matrix[0, 2] / width, matrix[1, 2] / height])
-    if not whole[:2].min() > 0.0:
+    matrix, count = camera.intrinsics, views_of(camera.name)
+    fx, fy, cx, cy = matrix[0, 0] / width, matrix[1, 1] / height, matrix[0, 2] / width, matrix[1, 2] / height
+    if not (fx > 0.0 and fy > 0.0):
         raise ValueError(f"{camera.name} has the focal lengths {matrix[0, 0]} and {matrix[1, 1]}, not positive ones")
-    views = np.stack([whole, 2.0 * whole - (0.0, 0.0, 0.5, 0.5)])[: views_of(camera.name)]
-    ego_from_camera = camera.ego_from_lidar[:3] @ np.vstack([np.column_stack([camera.rotation, camera.translation]), (0.0, 0.0, 0.0, 1.0)])
-    ego_from_camera[2, 3] -= ground
+    views = [(fx, fy, cx, cy), (2.0 * fx, 2.0 * fy, 2.0 * cx - 0.5, 2.0 * cy - 0.5)]
+    turn = camera.ego_from_lidar[:3, :3]
+    ego_from_camera = np.empty((count, 3, 4), np.float32)
+    ego_from_camera[..., :3] = turn @ camera.rotation
+    ego_from_camera[..., 3] = turn @ camera.translation + camera.ego_from_lidar[:3, 3] - (0.0, 0.0, ground)
     return Rig(
-        intrinsics=views.astype(np.float32),
-        distortion=np.tile(camera.distortion, (len(views), 1)).astype(np.float32),
-        ego_from_camera=np.tile(ego_from_camera, (len(views), 1, 1)).astype(np.float32),
-        valid=np.ones(len(views), dtype=bool),
+        intrinsics=np.array(views[:count], np.float32),
+        distortion=np.array([camera.distortion] * count, np.float32),
+        ego_from_camera=ego_from_camera,
+        valid=np.ones(count, dtype=bool),
     )
 
 
