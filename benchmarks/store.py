@@ -1,4 +1,7 @@
-"""What a store costs: CPU seconds (one thread) and bytes a scene, by part. python benchmarks/store.py WORLD [--split val] [--scenes 100]"""
+"""What a store costs, CPU seconds (one thread) and bytes a scene by part, and how often its facts occur.
+
+python benchmarks/store.py WORLD [--split val] [--scenes 100]
+"""
 
 import json
 import tempfile
@@ -13,6 +16,8 @@ import tyro
 from PIL import Image
 
 from irlvla.data import features, navsim, store
+from irlvla.data.elements import elements
+from irlvla.data.facts import FACT_NAMES, fact_words, facts
 from irlvla.data.features import SensorConfig
 from irlvla.data.records import packed
 from irlvla.prepare import prepared_with_moments
@@ -44,14 +49,24 @@ def main(world: Annotated[Path, tyro.conf.Positional], split: str = "val", scene
     parts["pictures (both moments)"] = _seconds(
         found, lambda now, previous: [features.pictures(one, sensors) for one in (now, previous) if one]
     )
+    ready = [prepared(now) for now, _ in found]
+    begin = time.process_time()
+    for (now, _), scene in zip(found, ready, strict=True):
+        for frame in (HISTORY - 1, HISTORY - 2):
+            elements(now, frame), facts(now, scene, frame)
+    parts["elements and facts (both)"] = (time.process_time() - begin) / len(found)
     parts["all but reading"] = _seconds(found, lambda now, previous: prepared_with_moments(now, previous, sensors))
     parts["pictures of 1920 x 1080"] = len(sensors.cameras) * 2 * _large_picture(found[0][0].cameras[-1][0], sensors)
     record = sum(len(packed(prepared(now))[0]) for now, _ in found) // len(found)
     size = store.size_of(1, sensors, record)
     print(f"{len(found)} scenes, {size / 1e3:.0f} kB a scene, of which {record / 1e3:.0f} kB map, traffic and references")
     for name, seconds in parts.items():
-        print(f"{name:26s}{1e3 * seconds:8.2f} ms a scene")
-    print(json.dumps({"scenes": len(found), "bytes": size, "seconds": parts}))
+        print(f"{name:27s}{1e3 * seconds:8.2f} ms a scene")
+    said = [fact_words(facts(now, scene)) for (now, _), scene in zip(found, ready, strict=True)]
+    counts = {field: {name: sum(words[field] == name for words in said) for name in names} for field, names in FACT_NAMES.items()}
+    for field, names in counts.items():
+        print(f"{field:14s}" + "  ".join(f"{name} {count}" for name, count in names.items()))
+    print(json.dumps({"scenes": len(found), "bytes": size, "seconds": parts, "facts": counts}))
 
 
 def _large_picture(camera: Camera, sensors: SensorConfig, repeats: int = 20) -> float:
