@@ -8,4 +8,4 @@ from jaxtyping import install_import_hook
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 install_import_hook("irlvla", "beartype.beartype")
 # What is about large models is collected where the `weights` extra is installed.
-collect_ignore = [] if find_spec("transformers") else ["model/test_vision_language.py"]
+collect_ignore = [] if find_spec("transformers") else ["model/test_pretrained.py", "model/test_vision_language.py"]

@@ -15,7 +15,7 @@ ROOMS_OF_FLOORS = (
     "types chamfer geometry vehicle lanes definitions origin files rationale",
     "run baselines intervals data world score model",
     "__init__ acceptance camera_only compare doctor evaluate halves inventory learned machine make_world navsim_agent prepare recipes rollout "
-    "scene_cache nearest_reward reward_models reward_quality run_data score_parts score_summary score_table selection shifted submit "
+    "feature_cache scene_cache nearest_reward reward_models reward_quality run_data score_parts score_summary score_table selection shifted submit "
     "displacement pandaset "
     "fact_quality element_quality train trajectory_file workers",
     "viewer",
@@ -187,7 +187,10 @@ def test_no_pickle_is_read_without_a_list_of_allowed_classes():
         f"{path.relative_to(ROOT)}:{node.lineno} {ast.unparse(node.func)}"
         for path, tree in trees()
         for node in ast.walk(tree)
-        if isinstance(node, ast.Call) and ast.unparse(node.func) in ("pickle.load", "pickle.loads", "torch.load")
+        if isinstance(node, ast.Call)
+        and ast.unparse(node.func) in ("pickle.load", "pickle.loads", "torch.load")
+        # This one's own unpickler knows tensors and plain containers only.
+        and not (ast.unparse(node.func) == "torch.load" and "weights_only=True" in map(ast.unparse, node.keywords))
     ]
     assert not complaints(found + loads)
 

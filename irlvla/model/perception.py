@@ -12,10 +12,11 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
+from irlvla.model.backbones import image_encoder
 from irlvla.model.bev import BirdsEye, BirdsEyeConfig, BirdsEyeView, SceneTokens
 from irlvla.model.elements import ElementConfig, ElementDecoder, Found
 from irlvla.model.language import LanguageConfig, Semantics, TinyLanguageModel
-from irlvla.model.vision import ImageEncoder, Sight, VisionConfig
+from irlvla.model.vision import Sight, VisionConfig
 from irlvla.rationale import PROMPT_LENGTH, VOCABULARY, encoded, prompts
 
 
@@ -51,7 +52,7 @@ class Perception(nn.Module):
     def __init__(self, config: PerceptionConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = ImageEncoder(config.vision)
+        self.encoder = image_encoder(config.vision)
         self.birds_eye = BirdsEye(config.birds_eye, config.vision)
         self.elements = None if config.elements is None else ElementDecoder(config.elements)
         self.language = None if config.language is None else TinyLanguageModel(config.language)
