@@ -11,10 +11,11 @@ from torch import Tensor
 
 from irlvla import run
 from irlvla.data.store import Indices, Store
+from irlvla.feature_cache import sights
 from irlvla.files import json_mapping
 from irlvla.model.bev import SceneTokens
 from irlvla.model.policy import Memory, Policy
-from irlvla.model.vision import sight_of
+from irlvla.model.vision import on_device, sight_of
 
 CACHED = ("tokens", "grid", "ego_history", "command", "human", "valid")
 """Arrays of a scene cache on disk."""
@@ -61,6 +62,7 @@ def scene_cache(
     if folder is not None:
         # Until the new arrays are whole, nothing may vouch for what lies there.
         (folder / "cache.json").unlink(missing_ok=True)
+    look = sights(policy, store)
     valid = np.array(store.has_previous[indices]) if previous else np.ones(len(indices), dtype=bool)
     tokens, grid = None, None
     ego_history = np.zeros((len(indices), 4, 7), np.float32)
@@ -70,14 +72,16 @@ def scene_cache(
         rows = np.flatnonzero(valid if moment == previous else ~valid)
         for start in range(0, len(rows), batch):
             part = rows[start : start + batch]
-            features = store.features(indices[part], previous=moment)
-            ego_history[part], command[part] = features.ego_history, features.command
+            ego_history[part] = store.histories(indices[part], previous=moment)
+            command[part] = store.commands(indices[part], previous=moment)
             human[part] = store.human(indices[part], previous=moment)
             if policy.perception is None:
                 continue
-            sight = sight_of(features, policy.scale.device)
             if black:
+                sight = sight_of(store.features(indices[part], previous=moment), policy.scale.device)
                 sight = replace(sight, images=torch.zeros_like(sight.images))
+            else:
+                sight = on_device(look(indices[part], moment), policy.scale.device)
             with torch.inference_mode():
                 status = (torch.from_numpy(values).to(policy.scale.device) for values in (ego_history[part], command[part]))
                 seen = policy.see(sight, *status).scene

@@ -16,6 +16,8 @@ from torch import Tensor
 
 from irlvla import run
 from irlvla.data.store import Store
+from irlvla.feature_cache import Look, sights
+from irlvla.model.backbones import freeze, load_pretrained
 from irlvla.model.bev import SceneTokens, ahead_loss, map_loss
 from irlvla.model.diffusion import k_means, noisy, normaliser_of
 from irlvla.model.perception import Seen
@@ -62,6 +64,8 @@ def fresh_policy(config: PolicyConfig, human: np.ndarray, seed: int) -> Policy:
     """A policy with random weights whose anchors and normaliser come from training trajectories."""
     torch.manual_seed(seed)
     policy = Policy(config)
+    if policy.perception is not None:
+        load_pretrained(policy.perception.encoder)
     scale = np.array([1.0, 1.0, 4.0])
     anchors = k_means((human * scale).reshape(len(human), -1).astype(np.float64), config.anchors, seed).reshape(-1, 8, 3) / scale
     offset, spread = normaliser_of(human)
@@ -96,8 +100,9 @@ def fit(
     """
     folder = Path(folder)
     pairs = moments(store_train)
-    data = _Data(pairs, humans(store_train, pairs), *ego_status(store_train, pairs))
-    policy = fresh_policy(config.policy, data.human, config.seed).to(chosen_device())
+    human = humans(store_train, pairs)
+    policy = fresh_policy(config.policy, human, config.seed).to(chosen_device())
+    data = _Data(pairs, human, *ego_status(store_train, pairs), sights(policy, store_train))
     average = copy.deepcopy(policy).eval().requires_grad_(False)
     modules, values = {"policy": policy, "average": average}, {"step": 0, "best": None}
     resume = resume and (folder / "state" / "state.json").exists()
@@ -156,11 +161,14 @@ class _Data:
     human: np.ndarray
     ego_history: np.ndarray
     command: np.ndarray
+    look: Look
 
 
 def _optimiser(config: ImitationConfig, policy: Policy, planner_only: bool) -> torch.optim.Optimizer:
     policy.requires_grad_(True)
     policy.prior.requires_grad_(False)
+    if policy.perception is not None:
+        freeze(policy.perception.encoder)
     parameters = planner_parameters(policy) if planner_only else [value for value in policy.parameters() if value.requires_grad]
     return torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)
 
@@ -184,10 +192,12 @@ def _whole_loss(
     device, batch = policy.scale.device, len(rows)
     if config.policy.perception is None:
         return _planner_loss(policy, None, data, rows, generator)
-    sight, maps = pictures(store, data.pairs[rows])
+    sight, maps = pictures(store, data.pairs[rows], data.look)
     gain = 1 + config.colour * (torch.randn(batch, 1, generator=generator) + 0.5 * torch.randn(batch, 3, generator=generator))
     bias = config.colour * torch.randn(batch, 1, generator=generator).expand(-1, 3)
-    sight = without_some_cameras(replace(sight, images=_shifted(sight.images, config.shift, generator)), config.camera_dropout, generator)
+    if sight.raw is None:
+        sight = replace(sight, images=_shifted(sight.images, config.shift, generator))
+    sight = without_some_cameras(sight, config.camera_dropout, generator)
     status = (torch.from_numpy(values[rows]).to(device) for values in (data.ego_history, data.command))
     seen = policy.see(on_device(sight, device), *status, gain.to(device), bias.to(device), reason=False)
     drawn, ahead = _birds_eye_losses(config, seen, maps.to(device), store.annotated[data.pairs[rows, 0]])

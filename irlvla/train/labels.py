@@ -37,8 +37,9 @@ FORMAT = 1
 SCENES_A_SHARD = 64
 """Scenes whose candidates are drawn, scored and written as one."""
 CODE = (
-    *SOURCES, "rollout.py", "scene_cache.py", "model/attention.py", "model/bev.py", "model/cameras.py", "model/diffusion.py",
-    "model/lift.py", "model/policy.py", "model/vision.py", "train/candidates.py", "train/labels.py", "train/vocabularies.py",
+    *SOURCES, "rollout.py", "scene_cache.py", "feature_cache.py", "model/attention.py", "model/backbones.py", "model/bev.py",
+    "model/cameras.py", "model/diffusion.py", "model/lift.py", "model/perception.py", "model/policy.py", "model/vision.py",
+    "train/candidates.py", "train/labels.py", "train/vocabularies.py",
 )  # fmt: skip
 """Code whose change makes labels stale."""
 SCHEMA = pa.schema(

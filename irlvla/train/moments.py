@@ -6,6 +6,7 @@ from torch import Tensor
 
 from irlvla.data.features import GRID_CELLS, TARGET_NAMES
 from irlvla.data.store import Store
+from irlvla.feature_cache import Look
 from irlvla.model.vision import Sight, sight_of, sight_rows
 from irlvla.scene_cache import ego_inputs
 
@@ -34,15 +35,19 @@ def ego_status(store: Store, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]
     return np.concatenate([part[0] for part in parts]), np.concatenate([part[1] for part in parts])
 
 
-def pictures(store: Store, pairs: np.ndarray) -> tuple[Sight, Tensor]:
-    """Camera pictures and bird's-eye targets of (scene, previous?) pairs; targets are 0 where a scene has no annotations."""
+def pictures(store: Store, pairs: np.ndarray, look: Look | None = None) -> tuple[Sight, Tensor]:
+    """Camera pictures and bird's-eye targets of (scene, previous?) pairs; targets are 0 where a scene has no annotations.
+
+    `look` gives what is to be seen in place of the pictures themselves (`irlvla.feature_cache`).
+    """
     sights, places = [], []
     maps = torch.zeros(len(pairs), len(TARGET_NAMES), GRID_CELLS, GRID_CELLS)
     for previous in (0, 1):
         rows = np.flatnonzero(pairs[:, 1] == previous)
         if not len(rows):
             continue
-        sights.append(sight_of(store.features(pairs[rows, 0], previous=bool(previous))))
+        scenes, earlier = pairs[rows, 0], bool(previous)
+        sights.append(look(scenes, earlier) if look else sight_of(store.features(scenes, previous=earlier)))
         places.append(rows)
         known = rows[store.annotated[pairs[rows, 0]]]
         if len(known):
