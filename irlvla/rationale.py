@@ -189,6 +189,32 @@ def rationale_ids(facts: Int[np.ndarray, "scenes fields"], vocabulary: Sequence[
     return encoded(texts, vocabulary, LONGEST)
 
 
+def word_weights(
+    facts: Int[np.ndarray, "scenes fields"], vocabulary: Sequence[str], power: float = 0.5, most: float = 8.0
+) -> Float[np.ndarray, "words"]:
+    """How much each word should weigh when texts are learned: rare facts would else not be learned at all.
+
+    Args:
+        facts: of the training scenes.
+        vocabulary: the words by id.
+        power: of the number of texts a time that a word is written; 0 weighs all words alike.
+        most: the highest weight.
+
+    Returns:
+        At least 1, which is the weight of a word that every text has.
+
+    Example:
+        >>> free, red = [0, 0, 0, 0, 0, 0, 2], [0, 0, 1, 0, 0, 0, 2]
+        >>> weights = word_weights(np.array([free] * 3 + [red]), VOCABULARY)
+        >>> [float(weights[VOCABULARY.index(word)]) for word in ("longitudinal", "red", "pedestrian")]
+        [1.0, 2.0, 8.0]
+    """
+    ids = rationale_ids(facts, vocabulary)
+    counts = np.bincount(ids[ids != PAD_ID], minlength=len(vocabulary))
+    texts = max(1, counts[END_ID])
+    return np.where(counts > 0, np.clip((texts / np.maximum(counts, 1)) ** power, 1.0, most), most if power > 0 else 1.0)
+
+
 def grammar(vocabulary: Sequence[str]) -> Int[np.ndarray, "states words"]:
     """All texts that `parsed` understands, as an automaton: the state that follows from a state and a word, -1 where the word is wrong
     there.

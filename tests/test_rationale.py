@@ -26,6 +26,7 @@ from irlvla.rationale import (
     rationale,
     rationale_ids,
     stated,
+    word_weights,
     words,
 )
 
@@ -141,6 +142,15 @@ def test_ids_of_facts_end_where_the_text_does_and_are_padding_where_facts_are_un
     assert decoded(ids[0], VOCABULARY) == "free road; lateral keep, longitudinal keep"
     assert ids[0].tolist().count(END_ID) == 1 and (ids[0, 9:] == PAD_ID).all() and ids[0, 8] == END_ID
     assert (ids[1] == PAD_ID).all()
+
+
+def test_words_weigh_more_the_rarer_they_are_within_bounds():
+    facts = np.array([EVERY[row] for row in np.random.default_rng(0).integers(len(EVERY), size=200)] + [[-1] * 7])
+    weights = word_weights(facts, VOCABULARY)
+    assert weights.min() == 1.0 and weights.max() == 8.0 and weights[END_ID] == 1.0
+    assert weights[VOCABULARY.index("change-left")] > weights[VOCABULARY.index("keep")]
+    assert (word_weights(facts, VOCABULARY, power=0.0) == 1.0).all()
+    assert np.isfinite(word_weights(facts[-1:], VOCABULARY)).all()
 
 
 def test_what_was_written_is_stated_only_if_it_is_well_formed_and_ended():

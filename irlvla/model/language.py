@@ -275,7 +275,10 @@ def words_read(ids: Int[Tensor, "scenes longest"]) -> Bool[Tensor, "scenes longe
 
 
 def rationale_loss(
-    logits: Float[Tensor, "scenes longest vocabulary"], text: Int[Tensor, "scenes longest"], padding: int = PAD_ID
+    logits: Float[Tensor, "scenes longest vocabulary"],
+    text: Int[Tensor, "scenes longest"],
+    padding: int = PAD_ID,
+    weights: Float[Tensor, "vocabulary"] | None = None,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """Cross-entropy of the texts' words, averaged over them, END included; scenes without a text (padding alone) have no part in it.
 
@@ -283,12 +286,13 @@ def rationale_loss(
         logits: of `TinyLanguageModel.forward` for the same texts.
         text: ids of the words (`irlvla.rationale.rationale_ids`).
         padding: the id that stands where no word is.
+        weights: of the words (`irlvla.rationale.word_weights`); None: all weigh alike.
 
     Returns:
         The loss, 0 where no scene has a text, and the share of words that would have been written right.
     """
     known = text != padding
-    words = known.sum().clamp(min=1)
+    counts = known.float() if weights is None else torch.where(known, weights[torch.where(known, text, 0)], 0.0)
     each = functional.cross_entropy(logits.float().flatten(0, 1), text.flatten(), reduction="none").view_as(text)
-    right = ((logits.argmax(-1) == text) & known).sum() / words
-    return torch.where(known, each, 0.0).sum() / words, {"word_accuracy": right.detach()}
+    right = ((logits.argmax(-1) == text) & known).sum() / known.sum().clamp(min=1)
+    return torch.where(known, each * counts, 0.0).sum() / counts.sum().clamp(min=1.0), {"word_accuracy": right.detach()}

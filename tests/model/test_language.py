@@ -168,6 +168,16 @@ def test_scenes_without_facts_teach_nothing():
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in made.parameters())
 
 
+def test_weighed_words_count_as_often_as_they_weigh():
+    torch.manual_seed(0)
+    logits, text = torch.randn(1, LONGEST, len(VOCABULARY)), torch.full((1, LONGEST), PAD_ID)
+    text[0, :2] = torch.tensor([5, 9])
+    weights = torch.ones(len(VOCABULARY)).index_fill(0, torch.tensor([9]), 3.0)
+    each = -torch.log_softmax(logits[0, :2], dim=-1)[[0, 1], [5, 9]]
+    loss, _ = rationale_loss(logits, text, weights=weights)
+    assert torch.allclose(loss, (each[0] + 3 * each[1]) / 4)
+
+
 def test_autocast_changes_nothing():
     made = model()
     _, images, prompt, text = made_up(2, seed=10)
