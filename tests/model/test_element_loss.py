@@ -276,8 +276,8 @@ def test_four_scenes_are_learned_by_heart():
     cells, grid = torch.randn(4, 4, 32), torch.randn(4, 6, 32, 32)
     # The grid shows the objects, as a trained one does.
     grid[:, :4] = 6 * heat_targets(boxes[..., :2], torch.arange(4).expand(4, -1), 4).transpose(1, 2).unflatten(2, (32, 32)) - 3
-    optimiser = torch.optim.AdamW(decoder.parameters(), lr=3e-3)
-    for _ in range(150):
+    optimiser = torch.optim.AdamW(decoder.parameters(), lr=5e-3)
+    for _ in range(100):
         loss, parts = elements_loss(decoder(cells, grid), target)
         optimiser.zero_grad()
         loss.backward()
