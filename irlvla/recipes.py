@@ -20,7 +20,7 @@ from irlvla.train import continuation, controls, imitation, ppo, reward
 from irlvla.train.candidates import CandidatesConfig
 from irlvla.train.continuation import ContinuationConfig
 from irlvla.train.controls import EgoMlpConfig
-from irlvla.train.imitation import ImitationConfig
+from irlvla.train.imitation_loss import ImitationConfig
 from irlvla.train.ppo import PpoConfig
 from irlvla.train.reward import RewardConfig
 

@@ -88,7 +88,7 @@ def load(folder: Path | str) -> Checkpoint:
 def save_state(
     folder: Path | str,
     weights: Mapping[str, Mapping[str, torch.Tensor]],
-    optimisers: Mapping[str, torch.optim.Optimizer],
+    optimisers: Mapping[str, torch.optim.Optimizer | Mapping[str, Any]],
     generators: Mapping[str, Generator],
     values: Mapping[str, Any],
 ) -> Path:
@@ -97,7 +97,7 @@ def save_state(
     Args:
         folder: where the state is to lie; an older one there is replaced.
         weights: module (or average, or buffer) name -> its tensors.
-        optimisers: optimisers by name.
+        optimisers: optimisers by name, or their `state_dict()`.
         generators: explicit random generators by name, torch's or NumPy's.
         values: counters and other plain JSON values (step, best score ...).
 
@@ -109,7 +109,7 @@ def save_state(
         for name, state in weights.items():
             save_file(_contiguous(state), new / f"weights-{name}.safetensors")
         for name, optimiser in optimisers.items():
-            state = optimiser.state_dict()
+            state = optimiser.state_dict() if isinstance(optimiser, torch.optim.Optimizer) else optimiser
             moments = {f"{index}.{key}": value for index, row in state["state"].items() for key, value in row.items()}
             save_file(_contiguous({key: torch.as_tensor(value) for key, value in moments.items()}), new / f"optimiser-{name}.safetensors")
             states["optimisers"][name] = state["param_groups"]

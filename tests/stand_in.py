@@ -9,7 +9,7 @@ from irlvla.model.perception import PerceptionConfig
 from irlvla.model.policy import PolicyConfig
 from irlvla.model.vision import VisionConfig
 from irlvla.train.controls import EgoMlpConfig
-from irlvla.train.imitation import ImitationConfig
+from irlvla.train.imitation_loss import ImitationConfig
 from irlvla.types import Features
 
 from . import tiny

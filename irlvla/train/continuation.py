@@ -27,7 +27,8 @@ from irlvla.rollout import (
 )
 from irlvla.scene_cache import StageCaches, remembered, rows_of, stage_caches
 from irlvla.score.epdms import epdms
-from irlvla.train.imitation import denoising_loss, keep_best
+from irlvla.train.imitation import keep_best
+from irlvla.train.imitation_loss import denoising_loss
 from irlvla.train.loop import batch_rows, cosine_rate, follow, progress, set_rate, step_generator
 from irlvla.train.ppo import candidate_steps
 

@@ -7,57 +7,32 @@ camera.
 """
 
 import copy
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import nn
+from torch.distributed.tensor import DTensor
 
 from irlvla import run
 from irlvla.data.store import Store
 from irlvla.feature_cache import Look, sights
 from irlvla.model.backbones import freeze, load_pretrained
-from irlvla.model.bev import SceneTokens, ahead_loss, map_loss
-from irlvla.model.diffusion import k_means, noisy, normaliser_of
-from irlvla.model.perception import Seen
-from irlvla.model.policy import Memory, Policy, PolicyConfig, planner_loss, planner_parameters
-from irlvla.model.vision import Sight, on_device
+from irlvla.model.bev import SceneTokens
+from irlvla.model.diffusion import k_means, normaliser_of
+from irlvla.model.policy import Policy, PolicyConfig, planner_parameters
+from irlvla.model.vision import on_device
 from irlvla.rollout import chosen_device
 from irlvla.scene_cache import SceneCache, StageCaches, inputs, remembered, stage_caches
-from irlvla.train.controls import EgoMlpConfig, ego_mlp_step
+from irlvla.train import distributed
+from irlvla.train.controls import ego_mlp_step
+from irlvla.train.imitation_loss import Chance, ImitationConfig, Lesson, Teacher, chance_of, denoising_loss, part_of, summed
 from irlvla.train.loop import batch_rows, cosine_rate, follow, probe, progress, set_rate, step_generator
 from irlvla.train.moments import ego_status, humans, moments, pictures
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ImitationConfig:
-    """One imitation run: `steps` with pictures, then `planner_steps` on kept scene tokens.
-
-    Loss weights and rate are DiffusionDrive's; the rest was measured on the embedded world. `camera_dropout` is the probability that a
-    view of a scene is not shown, for policies that have to do without a camera now and then.
-    """
-
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    prior: EgoMlpConfig = field(default_factory=EgoMlpConfig)
-    seed: int = 0
-    steps: int = 600
-    batch: int = 32
-    rate: float = 6e-4
-    planner_steps: int = 1000
-    planner_batch: int = 64
-    planner_rate: float = 6e-4
-    weight_decay: float = 1e-4
-    warmup: int = 50
-    average_decay: float = 0.995
-    map_weight: float = 4.0
-    ahead_weight: float = 0.5
-    map_positive: tuple[float, float, float, float] = (1.0, 1.5, 3.0, 3.0)
-    shift: int = 4
-    colour: float = 0.1
-    camera_dropout: float = 0.0
-    candidates: int = 3
-    save_every: int = 200
+from irlvla.train.recompute import recompute
 
 
 def fresh_policy(config: PolicyConfig, human: np.ndarray, seed: int) -> Policy:
@@ -86,6 +61,8 @@ def fit(
 ) -> Path:
     """Trains a policy by imitation and keeps the best of its last candidates by exact EPDMS on val.
 
+    Processes that are `distributed.joined` train it together: batches are the config's, each takes its part of them.
+
     Args:
         config: the run.
         store_train: scenes to learn from.
@@ -97,66 +74,80 @@ def fit(
 
     Returns:
         The checkpoint's folder (not yet written with `vision_only`).
+
+    Raises:
+        ValueError: a batch is too small for so many processes and micro-batches, or the config names what is not known.
     """
     folder = Path(folder)
     pairs = moments(store_train)
     human = humans(store_train, pairs)
     policy = fresh_policy(config.policy, human, config.seed).to(chosen_device())
-    data = _Data(pairs, human, *ego_status(store_train, pairs), sights(policy, store_train))
+    with distributed.first_alone():
+        look = sights(policy, store_train)
+    data = _Data(store_train, pairs, human, *ego_status(store_train, pairs), look)
     average = copy.deepcopy(policy).eval().requires_grad_(False)
+    policy = distributed.synchronised(policy)
     modules, values = {"policy": policy, "average": average}, {"step": 0, "best": None}
     resume = resume and (folder / "state" / "state.json").exists()
     if resume:
         values = run.load_state(folder / "state", modules, {}, {})
     else:
         _fit_prior(config, policy, average, data)
-    optimiser, caches = _optimiser(config, policy, values["step"] > config.steps), None
+    distributed.alike(policy, average)
+    teacher = _teacher(config, policy, average)
+    learner, optimiser = _learning(config, teacher, values["step"] > config.steps)
+    caches = None
     if resume:
-        run.load_state(folder / "state", modules, {"adamw": optimiser}, {})
+        run.load_state(folder / "state", {}, {"adamw": optimiser}, {})
+        distributed.share_out(optimiser)
+    if cache_folder is None and distributed.processes() > 1:
+        cache_folder = folder / "tokens"
     total = config.steps + config.planner_steps
     candidates = {total - 1 - round(0.1 * config.planner_steps) * index for index in range(config.candidates)}
     title = "imitation" if config.policy.perception else "no_camera"
     with (
-        run.metrics_writer(folder, values["step"] - 1 if values["step"] else None) as write,
+        _metrics(folder, values["step"] - 1 if values["step"] else None) as write,
         progress(title, total, values["step"]) as advance,
     ):
         for step in range(values["step"], config.steps if vision_only else total):
             if step == config.steps:
                 policy.load_state_dict(average.state_dict())
-                optimiser = _optimiser(config, policy, planner_only=True)
-            generator = step_generator(config.seed, step)
-            if step < config.steps:
+                learner, optimiser = _learning(config, teacher, planner_only=True)
+            with_pictures = step < config.steps
+            if with_pictures:
                 set_rate(optimiser, config.rate * cosine_rate(step, config.steps, config.warmup))
                 rows = batch_rows(len(pairs), config.batch, step, config.seed)
-                loss, parts = _whole_loss(config, policy, store_train, data, rows, generator)
             else:
-                caches = caches or stage_caches(average.eval(), store_train, store_val, cache_folder)
+                caches = caches or _caches(average, store_train, store_val, cache_folder)
                 set_rate(optimiser, config.planner_rate * cosine_rate(step - config.steps, config.planner_steps, config.warmup))
                 rows = batch_rows(len(pairs), config.planner_batch, step - config.steps, config.seed + 1)
-                scene = _kept_tokens(caches, pairs[rows], policy.scale.device)
-                loss, parts = _planner_loss(policy.eval(), scene, data, rows, generator)
-            optimiser.zero_grad(set_to_none=True)
-            loss.backward()
-            torch.nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 5.0)
-            optimiser.step()
+            policy.train(with_pictures)
+            parts = _update(config, learner, policy, optimiser, data, rows, step, None if with_pictures else caches)
             follow(average, policy, config.average_decay, step)
             if step % 20 == 0 or step == total - 1:
-                write(step, **{f"train__{name}": float(part) for name, part in parts.items()})
+                write(step, **{f"train__{name}": part for name, part in distributed.agreed(parts).items()})
             if step in candidates:
-                caches = caches or stage_caches(average.eval(), store_train, store_val, cache_folder)
-                values["best"] = keep_best(values["best"], step, average, config, store_train, store_val, caches, folder, write)
+                caches = caches or _caches(average, store_train, store_val, cache_folder)
+                candidate = _whole(average)
+                if distributed.rank() == 0:
+                    values["best"] = keep_best(values["best"], step, candidate, config, store_train, store_val, caches, folder, write)
+                distributed.wait()
             values["step"] = step + 1
             if values["step"] % config.save_every == 0 or values["step"] in (config.steps, total):
-                states = {name: module.state_dict() for name, module in modules.items()}
-                run.save_state(folder / "state", states, {"adamw": optimiser}, {}, values)
-            advance(f"loss {float(loss.detach()):.3f}")
+                states = {name: distributed.whole(module.state_dict()) for name, module in modules.items()}
+                moved = distributed.whole(optimiser.state_dict())
+                if distributed.rank() == 0:
+                    run.save_state(folder / "state", states, {"adamw": moved}, {}, values)
+            advance(f"loss {float(parts['total']):.3f}")
     if vision_only:
-        stage_caches(average.eval(), store_train, store_val, cache_folder)
+        _caches(average, store_train, store_val, cache_folder)
+    distributed.wait()
     return folder / "checkpoint"
 
 
 @dataclass(frozen=True, slots=True)
 class _Data:
+    store: Store
     pairs: np.ndarray
     human: np.ndarray
     ego_history: np.ndarray
@@ -164,13 +155,55 @@ class _Data:
     look: Look
 
 
-def _optimiser(config: ImitationConfig, policy: Policy, planner_only: bool) -> torch.optim.Optimizer:
+def _teacher(config: ImitationConfig, policy: Policy, average: Policy) -> Teacher:
+    """The loss around a policy; policy and average are sharded and recomputed as the config says."""
+    if config.checkpointing:
+        recompute(policy)
+    teacher = Teacher(config, policy)
+    if config.parallel == "sharded":
+        for root, seeing in ((teacher, policy.perception), (average, average.perception)):
+            parts = () if seeing is None else (seeing.encoder, seeing.birds_eye, seeing.elements)
+            distributed.sharded(root, [part for part in parts if part is not None])
+    return teacher
+
+
+def _learning(config: ImitationConfig, teacher: Teacher, planner_only: bool) -> tuple[nn.Module, torch.optim.Optimizer]:
+    """What gives the loss of all processes, and the optimiser of the whole policy or of the planner alone; never of the prior."""
+    policy = teacher.policy
     policy.requires_grad_(True)
     policy.prior.requires_grad_(False)
     if policy.perception is not None:
         freeze(policy.perception.encoder)
     parameters = planner_parameters(policy) if planner_only else [value for value in policy.parameters() if value.requires_grad]
-    return torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)
+    learner = distributed.spread(teacher, config.parallel)
+    return learner, torch.optim.AdamW(parameters, lr=config.rate, weight_decay=config.weight_decay)
+
+
+def _update(
+    config: ImitationConfig,
+    learner: nn.Module,
+    policy: Policy,
+    optimiser: torch.optim.Optimizer,
+    data: _Data,
+    rows: np.ndarray,
+    step: int,
+    caches: StageCaches | None,
+) -> dict[str, torch.Tensor]:
+    """One update from a batch, of which this process takes its part in micro-batches; the losses' parts, and their total."""
+    views = 0 if caches is not None or config.policy.perception is None else data.store.rig(data.pairs[rows[:1], 0]).valid.shape[1]
+    chance = chance_of(config, policy, len(rows), step_generator(config.seed, step), views)
+    optimiser.zero_grad(set_to_none=True)
+    sums: dict[str, torch.Tensor] = {}
+    micro_batches = distributed.own_parts(len(rows), config.accumulate)
+    for place in micro_batches:
+        lesson = _lesson(data, rows, place, chance, caches, policy)
+        with distributed.reducing(learner, place == micro_batches[-1]):
+            loss, parts = learner(lesson)
+            loss.backward()
+        sums = summed(sums, {"total": loss.detach(), **parts})
+    torch.nn.utils.clip_grad_norm_(optimiser.param_groups[0]["params"], 5.0)
+    optimiser.step()
+    return sums
 
 
 def _fit_prior(config: ImitationConfig, policy: Policy, average: Policy, data: _Data) -> None:
@@ -185,62 +218,52 @@ def _fit_prior(config: ImitationConfig, policy: Policy, average: Policy, data: _
     model.requires_grad_(False)
 
 
-def _whole_loss(
-    config: ImitationConfig, policy: Policy, store: Store, data: _Data, rows: np.ndarray, generator: torch.Generator
-) -> tuple[Tensor, dict[str, Tensor]]:
-    policy.train()
-    device, batch = policy.scale.device, len(rows)
-    if config.policy.perception is None:
-        return _planner_loss(policy, None, data, rows, generator)
-    sight, maps = pictures(store, data.pairs[rows], data.look)
-    gain = 1 + config.colour * (torch.randn(batch, 1, generator=generator) + 0.5 * torch.randn(batch, 3, generator=generator))
-    bias = config.colour * torch.randn(batch, 1, generator=generator).expand(-1, 3)
-    if sight.raw is None:
-        sight = replace(sight, images=_shifted(sight.images, config.shift, generator))
-    sight = without_some_cameras(sight, config.camera_dropout, generator)
-    status = (torch.from_numpy(values[rows]).to(device) for values in (data.ego_history, data.command))
-    seen = policy.see(on_device(sight, device), *status, gain.to(device), bias.to(device), reason=False)
-    drawn, ahead = _birds_eye_losses(config, seen, maps.to(device), store.annotated[data.pairs[rows, 0]])
-    loss, parts = _planner_loss(policy, seen.scene, data, rows, generator)
-    return loss + config.map_weight * drawn + config.ahead_weight * ahead, {**parts, "maps": drawn.detach(), "ahead": ahead.detach()}
+def _lesson(data: _Data, rows: np.ndarray, place: slice, chance: Chance, caches: StageCaches | None, policy: Policy) -> Lesson:
+    """A micro-batch: some of the rows of a step's batch."""
+    device, own = policy.scale.device, rows[place]
+    sight = maps = scene = None
+    if caches is not None:
+        scene = _kept_tokens(caches, data.pairs[own], device)
+    elif policy.config.perception is not None:
+        sight, maps = pictures(data.store, data.pairs[own], data.look)
+        sight, maps = on_device(sight, device), maps.to(device)
+    ego_history, command, human = (torch.from_numpy(values[own]).to(device) for values in (data.ego_history, data.command, data.human))
+    annotated = data.store.annotated[data.pairs[rows, 0]]
+    return Lesson(
+        sight=sight,
+        maps=maps,
+        annotated=annotated[place],
+        scene=scene,
+        ego_history=ego_history,
+        command=command,
+        human=human,
+        chance=part_of(chance, place, device),
+        share=distributed.processes() * len(own) / len(rows),
+        annotated_share=distributed.processes() * int(annotated[place].sum()) / max(1, int(annotated.sum())),
+    )
 
 
-def _birds_eye_losses(config: ImitationConfig, seen: Seen, maps: Tensor, annotated: np.ndarray) -> tuple[Tensor, Tensor]:
-    """What annotations teach: losses of maps and of distances ahead over the annotated moments, 0 where there are none."""
-    grid, ahead = seen.view.grid, seen.view.ahead
-    if not annotated.all():
-        known = torch.from_numpy(np.flatnonzero(annotated)).to(maps.device)
-        grid, ahead, maps = grid[known], ahead[known], maps[known]
-    if not len(maps):
-        return grid.sum(), ahead.sum()
-    return map_loss(grid, maps, config.map_positive), ahead_loss(ahead, maps)
+def _caches(average: Policy, store_train: Store, store_val: Store, folder: Path | None) -> StageCaches:
+    """Scene caches of the averaged vision part: the first process computes them, the others read them."""
+    policy = _whole(average).eval()
+    with distributed.first_alone():
+        return stage_caches(policy, store_train, store_val, folder)
 
 
-def _planner_loss(
-    policy: Policy, scene: SceneTokens | None, data: _Data, rows: np.ndarray, generator: torch.Generator
-) -> tuple[Tensor, dict[str, Tensor]]:
-    device = policy.scale.device
-    ego_history, command, human = (torch.from_numpy(values[rows]).to(device) for values in (data.ego_history, data.command, data.human))
-    loss, parts = denoising_loss(policy, policy.remember(scene, ego_history, command), human, generator)
-    return loss, {"loss": loss.detach(), **parts}
+def _whole(policy: Policy) -> Policy:
+    """A policy with all of its weights: a copy on every process if they are sharded, else itself."""
+    if not any(isinstance(weight, DTensor) for weight in policy.parameters()):
+        return policy
+    copied = Policy(policy.config).to(policy.scale.device).eval()
+    copied.load_state_dict(distributed.whole(policy.state_dict()))
+    return copied
 
 
-def denoising_loss(policy: Policy, memory: Memory, human: Tensor, generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-    """`planner_loss` of all anchors denoised from a random timestep of the truncated range (one a scene).
-
-    Of full diffusion: of the human's trajectory denoised from as many timesteps and noises; of regression: of the anchors as they are.
-    """
-    device, batch, count = policy.scale.device, len(human), policy.config.anchors
-    diffusion = policy.config.diffusion
-    anchor = torch.arange(count, device=device).expand(batch, -1)
-    if diffusion.kind == "regression":
-        return planner_loss(policy, policy.denoise(memory, policy.start(anchor), torch.zeros_like(anchor), anchor), human)
-    is_full = diffusion.kind == "full"
-    timestep = torch.randint(0, diffusion.truncation, (batch, count if is_full else 1), generator=generator).expand(-1, count).to(device)
-    noise = torch.randn(batch, count, 8, 3, generator=generator).to(device)
-    clean = policy.normalised(human)[:, None].expand(-1, count, -1, -1) if is_full else policy.anchors.expand(batch, -1, -1, -1)
-    state = noisy(clean, noise, policy.alphas[timestep])
-    return planner_loss(policy, policy.denoise(memory, state, timestep, anchor), human)
+def _metrics(folder: Path, resume_step: int | None) -> AbstractContextManager[Callable[..., None]]:
+    """`run.metrics_writer` on the first process; on others a writer that writes nothing."""
+    if distributed.rank() == 0:
+        return run.metrics_writer(folder, resume_step)
+    return nullcontext(lambda step, **values: None)
 
 
 def _kept_tokens(caches: StageCaches, pairs: np.ndarray, device: torch.device) -> SceneTokens | None:
@@ -252,26 +275,6 @@ def _kept_tokens(caches: StageCaches, pairs: np.ndarray, device: torch.device) -
         scene = inputs(cache, pairs[pairs[:, 1] == previous, 0], device)[0]
         parts += [] if scene is None else [scene]
     return SceneTokens(torch.cat([part.tokens for part in parts]), torch.cat([part.grid for part in parts]))
-
-
-def without_some_cameras(sight: Sight, probability: float, generator: torch.Generator) -> Sight:
-    """A batch whose views are left out at random, each with a probability, but never all that a scene has."""
-    if probability == 0.0:
-        return sight
-    chance = torch.rand(sight.valid.shape, generator=generator).to(sight.valid.device)
-    kept = (chance >= probability) | (chance == torch.where(sight.valid, chance, -1.0).amax(1, keepdim=True))
-    return replace(sight, valid=sight.valid & kept)
-
-
-def _shifted(images: Tensor, reach: int, generator: torch.Generator) -> Tensor:
-    """The batch's pictures moved by up to `reach` pixels each way, edges repeated: one shift for the whole batch."""
-    if reach == 0:
-        return images
-    down, right = (torch.randint(-reach, reach + 1, (2,), generator=generator)).tolist()
-    height, width = images.shape[2:4]
-    rows = torch.arange(height).add(down).clamp(0, height - 1)
-    columns = torch.arange(width).add(right).clamp(0, width - 1)
-    return images[:, :, rows][:, :, :, columns]
 
 
 @torch.no_grad()

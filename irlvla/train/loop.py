@@ -17,6 +17,7 @@ from irlvla.model.policy import Policy
 from irlvla.rollout import cached_plans, exact_sub_scores
 from irlvla.scene_cache import SceneCache
 from irlvla.score.epdms import epdms
+from irlvla.train import distributed
 from irlvla.types import SUB_SCORE_NAMES
 
 
@@ -67,7 +68,7 @@ def follow(average: nn.Module, module: nn.Module, decay: float, step: int) -> No
 
 @contextmanager
 def progress(title: str, steps: int, start: int) -> Iterator:
-    """A progress bar; gives a function `advance(text)` to be called once a step."""
+    """A progress bar (of the first process alone); gives a function `advance(text)` to be called once a step."""
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -75,7 +76,7 @@ def progress(title: str, steps: int, start: int) -> Iterator:
         TimeRemainingColumn(),
         TextColumn("{task.fields[text]}"),
     )
-    with Progress(*columns) as bar:
+    with Progress(*columns, disable=distributed.rank() > 0) as bar:
         task = bar.add_task(title, total=steps, completed=start, text="")
 
         def advance(text: str) -> None:

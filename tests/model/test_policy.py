@@ -9,7 +9,7 @@ from irlvla.model.diffusion import DiffusionConfig, full_diffusion, regression
 from irlvla.model.policy import REACH, Policy, PolicyConfig, focal_loss, nearest_anchor, planner_loss
 from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, expected, resampled, reward_loss
 from irlvla.score.epdms import epdms
-from irlvla.train.imitation import denoising_loss
+from irlvla.train.imitation_loss import denoising_loss
 
 from ..sights import noise, sight
 from ..stand_in import POLICY

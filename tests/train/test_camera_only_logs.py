@@ -12,7 +12,7 @@ from irlvla.model.bev import ahead_loss, map_loss
 from irlvla.model.reward_world_model import RewardWorldModelConfig
 from irlvla.rollout import chosen_scenes, exact_sub_scores, load_policy
 from irlvla.scene_cache import stage_caches
-from irlvla.train import continuation, imitation, labels, ppo, reward
+from irlvla.train import continuation, imitation, imitation_loss, labels, ppo, reward
 from irlvla.train.candidates import CandidatesConfig
 from irlvla.train.continuation import ContinuationConfig
 from irlvla.train.imitation import fresh_policy
@@ -80,7 +80,7 @@ def test_birds_eye_losses_are_those_of_the_annotated_moments_alone(known):
     sight, maps = pictures(store, PAIRS)
     seen, rows = policy.see(sight, *(torch.from_numpy(values) for values in ego_status(store, PAIRS))), np.flatnonzero(known)
     config = dataclasses.replace(IMITATION, policy=POLICY)
-    drawn, ahead = imitation._birds_eye_losses(config, seen, maps, np.array(known))
+    drawn, ahead = imitation_loss.birds_eye_losses(config, seen, maps, np.array(known))
     if len(rows):
         torch.testing.assert_close(drawn, map_loss(seen.scene.grid[rows], maps[rows], config.map_positive), rtol=0, atol=0)
         torch.testing.assert_close(ahead, ahead_loss(seen.view.ahead[rows], maps[rows]), rtol=0, atol=0)

@@ -8,7 +8,7 @@ from irlvla import run
 from irlvla.rollout import load_policy, plans
 from irlvla.train import imitation
 from irlvla.train.controls import EgoMlpConfig, fit_ego_mlp
-from irlvla.train.imitation import without_some_cameras
+from irlvla.train.imitation_loss import without_some_cameras
 
 from ..sights import noise, sight
 from ..stand_in import IMITATION, POLICY, MemoryStore
@@ -56,6 +56,18 @@ def test_imitation_learns_to_stop_at_red_and_the_control_without_a_camera_cannot
     assert 0 < held_out["seeing"] < held_out["blind"]
 
 
+def test_micro_batches_add_up_to_the_batch(tmp_path):
+    config = dataclasses.replace(IMITATION, policy=dataclasses.replace(POLICY, perception=None), batch=9)
+    for accumulate in (1, 3):
+        imitation.fit(dataclasses.replace(config, accumulate=accumulate), MemoryStore(), MemoryStore(6, 1), tmp_path / str(accumulate))
+    (rows, whole), (parts_rows, parts) = (numbers(tmp_path / str(accumulate)) for accumulate in (1, 3))
+    for name, value in whole.items():
+        torch.testing.assert_close(value, parts[name], rtol=1e-4, atol=1e-4)
+    assert [row[:2] for row in rows] == [row[:2] for row in parts_rows]
+    with pytest.raises(ValueError, match="a batch of 9 scenes cannot be cut"):
+        imitation.fit(dataclasses.replace(config, accumulate=10), MemoryStore(), MemoryStore(6, 1), tmp_path / "10")
+
+
 def test_the_ego_control_learns_and_is_kept_when_complete(tmp_path):
     config = EgoMlpConfig(steps=60, batch=16, candidates=1)
     store = MemoryStore()
@@ -69,11 +81,11 @@ def test_the_ego_control_learns_and_is_kept_when_complete(tmp_path):
 def test_cameras_are_dropped_as_often_as_asked_for_but_never_all_of_a_scene():
     seen = sight(noise(400, 4, 1, 1))
     seen.valid[:, 3] = False
-    dropped = without_some_cameras(seen, 0.7, torch.Generator().manual_seed(0)).valid
+    dropped = without_some_cameras(seen, 0.7, torch.rand(seen.valid.shape, generator=torch.Generator().manual_seed(0))).valid
     assert dropped.any(1).all() and not dropped[:, 3].any()
     # of three views each stays with 0.3, and one of them where none would
     assert float(dropped[:, :3].float().mean()) == pytest.approx(0.3 + 0.7**3 / 3, abs=0.03)
-    assert without_some_cameras(seen, 0.0, torch.Generator()) is seen
+    assert torch.equal(without_some_cameras(seen, 0.0, torch.rand(seen.valid.shape)).valid, seen.valid)
 
 
 def test_a_policy_learns_with_cameras_dropped(tmp_path):
