@@ -28,6 +28,7 @@ from irlvla.data.store import Store  # noqa: E402
 from irlvla.displacement import Proposed, baseline_poses, displacements, proposed, untrained_policy  # noqa: E402
 from irlvla.learned import checkpoint_of, trained  # noqa: E402
 from irlvla.model.policy import Policy  # noqa: E402
+from irlvla.observed import observed  # noqa: E402
 from irlvla.pandaset import PHASES, drive, frame_token, write_pandaset  # noqa: E402
 from irlvla.prepare import prepare, scene_filter_of  # noqa: E402
 from irlvla.recipes import kept_recipe  # noqa: E402
@@ -204,8 +205,10 @@ def frame_of(scene: Scene) -> int:
     return next(number for number in numbers if frame_token(scene.log_name, number) == first) + PHASES * (HISTORY - 1)
 
 
-def draw(out: Path, name: str, scenes: list[Scene], store: Store, found: dict[str, Proposed], around: dict | None = None) -> None:
-    """A sheet and one page of the scenes with all policies' plans and the first one's proposals."""
+def draw(
+    out: Path, name: str, scenes: list[Scene], store: Store, found: dict[str, Proposed], looking: Policy | None, around: dict | None = None
+) -> None:
+    """A sheet and one page of the scenes with all policies' plans, the first one's proposals and what `looking` says that it sees."""
     proposals = next(iter(found.values()))
     shown = []
     for scene in scenes:
@@ -214,7 +217,14 @@ def draw(out: Path, name: str, scenes: list[Scene], store: Store, found: dict[st
         errors = ", ".join(
             f"{policy} ADE {displacements(plan[None], store.human([row]))['ade_4s'][0]:.1f} m" for policy, plan in plans.items()
         )
-        one = shown_scene(scene, plans, proposals.proposals[row], proposals.confidences[row], note=errors)
+        one = shown_scene(
+            scene,
+            plans,
+            proposals.proposals[row],
+            proposals.confidences[row],
+            seen=None if looking is None else observed(looking, store, [row])[0],
+            note=errors,
+        )
         if around is not None:
             one = replace(one, boxes=around[frame_of(scene)][0][:, [0, 1, 6, 3, 4]])
         shown.append(one)
@@ -222,11 +232,16 @@ def draw(out: Path, name: str, scenes: list[Scene], store: Store, found: dict[st
     scene_page(shown[len(shown) // 2]).save(out / f"{name}-page.png")
 
 
-def draw_pandaset(sequence: Path, out: Path, store: Store, found: dict[str, Proposed]) -> None:
+def eyes_of(run: Path) -> Policy | None:
+    """The run's imitation policy, if there is one."""
+    return load_policy(checkpoint_of(run, "imitation")) if "imitation" in trained(run) else None
+
+
+def draw_pandaset(sequence: Path, out: Path, store: Store, found: dict[str, Proposed], looking: Policy | None) -> None:
     """Scenes of the sequence spread over time, and the cuboids in all pictures of the last one, where there are any."""
     chosen, around = scene_filter_of("pandaset"), cuboids(sequence)
     scenes = sorted(navsim.scenes(out / "logs", out / "logs" / "maps", chosen, "pandaset"), key=lambda scene: scene.time_us[HISTORY - 1])
-    draw(out, "pandaset", scenes[:: max(1, len(scenes) // DRAWN)][:DRAWN], store, found, around)
+    draw(out, "pandaset", scenes[:: max(1, len(scenes) // DRAWN)][:DRAWN], store, found, looking, around)
     if around is not None:
         by_name = {camera.name: camera for camera in scenes[-1].cameras[HISTORY - 1]}
         order = [by_name[name] for name in ("CAM_L0", "CAM_F0", "CAM_R0", "CAM_L1", "CAM_B0", "CAM_R1")]
@@ -240,7 +255,7 @@ def home_rows(run: Path, names: tuple[str, ...], out: Path, sensors: SensorConfi
     rows, found = run_rows(run, names, store)
     if with_drawing and found:
         tokens = store.tokens[:: max(1, len(store) // DRAWN)][:DRAWN]
-        draw(out, "world", navsim.scenes_of_tokens(Path(data["logs"]), Path(data["maps"]), data["val"], tokens), store, found)
+        draw(out, "world", navsim.scenes_of_tokens(Path(data["logs"]), Path(data["maps"]), data["val"], tokens), store, found, eyes_of(run))
     return baseline_rows(run.name, store) + rows
 
 
@@ -279,7 +294,7 @@ def main(
     for number, place in enumerate(run):
         more, own = run_rows(place, policy, store)
         rows, drawn = rows + more, own if number == 0 and own else drawn
-    draw_pandaset(sequence, out, store, drawn)
+    draw_pandaset(sequence, out, store, drawn, eyes_of(run[0]) if run else None)
     at_home = [row for place in run if world for row in home_rows(place, policy, out, sensors[0], with_drawing=place == run[0])]
     tables = {"pandaset": table(rows), "world": table(at_home)}
     for title, one in tables.items():

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from PIL import Image, ImageDraw, ImageFont
 
 from irlvla.data.features import human_poses
+from irlvla.observed import Observed
 from irlvla.types import COMMAND_NAMES, HISTORY, Camera, Scene
 from irlvla.vehicle import LENGTH, REAR_AXLE_TO_CENTER, WIDTH
 from irlvla.viewer.lens import ground, pixels
@@ -30,9 +31,12 @@ COLOURS = ((255, 122, 26), (58, 150, 255), (206, 90, 255), (64, 200, 120))
 FILL = 105
 """How opaque the first plan's ribbon is, of 255."""
 DRIVEN = (255, 255, 255)
+PROPOSAL = (255, 236, 150)
 SHADE = (18, 20, 24)
 PAPER, INK, FAINT = (24, 26, 31), (236, 238, 242), (150, 155, 165)
-BOX = (250, 214, 90)
+BOX, SEEN = (250, 214, 90), (80, 235, 150)
+LINES = ((130, 190, 255), (235, 235, 235), (255, 236, 120), (255, 90, 90))
+"""Of map lines that a policy sees, in the order of LINE_NAMES."""
 MARGIN, HEADER = 10, 46
 GRID = ("CAM_L1", "CAM_L0", "CAM_R0", "CAM_R1", "CAM_L2", "CAM_B0", "CAM_R2")
 """Small pictures of a page in their order; the front camera's is the large one."""
@@ -43,8 +47,9 @@ class Shown:
     """A scene and what shall be drawn into its pictures. Poses are in the ego frame of the moment, m and rad.
 
     `proposals` are thin lines, the more confident the stronger; `confidences` are shares, at most 1 together. `boxes`, x, y, heading,
-    length and width of what is known to be around, are outlined from above. `road`: height of the road in the ego frame, m: 0 in the
-    embedded world and in converted PandaSet logs, about -0.4 in NAVSIM's, whose origin is the axle's middle.
+    length and width of what is known to be around, are outlined from above; so are those that the policy says it sees (`seen`), and its
+    map lines. `road`: height of the road in the ego frame, m: 0 in the embedded world and in converted PandaSet logs, about -0.4 in
+    NAVSIM's, whose origin is the axle's middle.
     """
 
     title: str
@@ -55,6 +60,7 @@ class Shown:
     proposals: Float[np.ndarray, "proposals 8 3"] | None = None
     confidences: Float[np.ndarray, "proposals"] | None = None
     boxes: Float[np.ndarray, "boxes 5"] | None = None
+    seen: Observed | None = None
     road: float = 0.0
 
     def __post_init__(self) -> None:
@@ -69,6 +75,7 @@ def shown_scene(
     plans: Mapping[str, Float[np.ndarray, "8 3"]],
     proposals: Float[np.ndarray, "proposals 8 3"] | None = None,
     confidences: Float[np.ndarray, "proposals"] | None = None,
+    seen: Observed | None = None,
     note: str = "",
     road: float = 0.0,
 ) -> Shown:
@@ -79,21 +86,24 @@ def shown_scene(
         plans: by name, in the ego frame.
         proposals: what else the policy thought of.
         confidences: of the proposals.
+        seen: what the policy says that it sees; its text is written below the title.
         note: to be written beside the title, behind speed and command.
         road: height of the road in the ego frame, m.
     """
     boxes = None if scene.objects is None else scene.objects[HISTORY - 1].boxes[:, [0, 1, 6, 3, 4]].astype(np.float64)
     command = COMMAND_NAMES[int(np.argmax(scene.commands[HISTORY - 1]))]
     about = f"{np.hypot(*scene.ego_velocities[HISTORY - 1]):.1f} m/s, {command}"
+    about += f", {note}" if note else ""
     return Shown(
         title=f"{scene.log_name}  {scene.token}",
-        note=f"{about}, {note}" if note else about,
+        note=about + (f': "{seen.text}"' if seen is not None and seen.text else ""),
         cameras=tuple(camera for camera in scene.cameras[HISTORY - 1] if Path(camera.path).is_file()),
         driven=human_poses(scene),
         plans=plans,
         proposals=proposals,
         confidences=confidences,
         boxes=boxes,
+        seen=seen,
         road=road,
     )
 
@@ -145,7 +155,7 @@ def contact_sheet(scenes: Sequence[Shown], columns: int = 2, width: int = 1500) 
     paper = Image.new("RGB", (width, HEADER + rows * tall), PAPER)
     for place, one in enumerate(cells):
         paper.paste(one, (MARGIN + place % columns * (cell + MARGIN), HEADER + place // columns * tall))
-    _legend(ImageDraw.Draw(paper), list(scenes[0].plans), (MARGIN, 14), scenes[0].proposals is not None)
+    _legend(ImageDraw.Draw(paper), scenes[0], (MARGIN, 14))
     return paper
 
 
@@ -206,6 +216,12 @@ def _above(shown: Shown, pictures: Mapping[str, tuple[Camera, np.ndarray]], size
     for box in np.zeros((0, 5)) if shown.boxes is None else shown.boxes:
         corners = place(_corners(box))
         draw.line(_flat([*corners, corners[0], corners[1]]), fill=(*BOX, 235), width=round(1.4 * SMOOTH), joint="curve")
+    for box in np.zeros((0, 5)) if shown.seen is None else shown.seen.boxes:
+        corners = place(_corners(box))
+        draw.line(_flat([*corners, corners[0], corners[1]]), fill=(*SEEN, 235), width=round(1.8 * SMOOTH), joint="curve")
+    if shown.seen is not None:
+        for line, kind in zip(shown.seen.lines, shown.seen.kinds):
+            draw.line(_flat(place(line)), fill=(*LINES[kind], 200), width=round(1.2 * SMOOTH), joint="curve")
     ego = place(_corners(np.array((REAR_AXLE_TO_CENTER, 0.0, 0.0, LENGTH, WIDTH))))
     draw.polygon(_flat(ego), fill=(*SHADE, 150), outline=(*INK, 255), width=round(1.6 * SMOOTH))
     layers = [under, *_layers(shown, place, under.size, SMOOTH * scale / 9)]
@@ -224,12 +240,12 @@ def _layers(shown: Shown, place, size: tuple[int, int], thick: float) -> list[Im
         layer = Image.new("RGBA", size)
         draw = ImageDraw.Draw(layer)
         for index in np.argsort(shown.confidences):
-            share = float(np.sqrt(shown.confidences[index] / max(shown.confidences.max(), 1e-9)))
+            share = float(np.sqrt(shown.confidences[index]))
             line = place(_swept(shown.proposals[index])[0])
             for piece in _pieces(line):
                 draw.line(
                     _flat(piece),
-                    fill=(255, 236, 150, round(60 + 190 * share)),
+                    fill=(*PROPOSAL, round(60 + 190 * share)),
                     width=max(1, round(thick * (0.8 + 2.2 * share))),
                     joint="curve",
                 )
@@ -314,16 +330,21 @@ def _head(paper: Image.Image, shown: Shown, width: int) -> None:
     draw = ImageDraw.Draw(paper)
     _write(draw, (MARGIN, 4), shown.title, 18, INK)
     _write(draw, (MARGIN, 26), shown.note, 13, FAINT)
-    names = list(shown.plans)
-    long = sum(_length(name) for name in (*names, "driven", "proposals")) + 40 * (len(names) + 2)
-    _legend(draw, names, (max(width - long, MARGIN), 14), shown.proposals is not None)
+    long = sum(40 + _length(name) for name, _, _ in _entries(shown))
+    _legend(draw, shown, (max(width - long, MARGIN), 14))
 
 
-def _legend(draw: ImageDraw.ImageDraw, names: Sequence[str], corner: tuple[int, int], with_proposals: bool) -> None:
+def _entries(shown: Shown) -> list[tuple[str, tuple[int, int, int], int]]:
+    """Names, colours and heights of the legend's marks."""
+    entries = [(name, colour, 12) for name, colour in zip(shown.plans, COLOURS)] + [("driven", DRIVEN, 4)]
+    entries += [("proposals", PROPOSAL, 4)] if shown.proposals is not None else []
+    entries += [("annotated", BOX, 2)] if shown.boxes is not None else []
+    return entries + ([("seen", SEEN, 2)] if shown.seen is not None and len(shown.seen.boxes) else [])
+
+
+def _legend(draw: ImageDraw.ImageDraw, shown: Shown, corner: tuple[int, int]) -> None:
     x, y = corner
-    entries = [*zip(names, COLOURS), ("driven", DRIVEN), *([("proposals", (255, 236, 150))] if with_proposals else [])]
-    for name, colour in entries:
-        tall = 12 if name in names else 4
+    for name, colour, tall in _entries(shown):
         draw.rectangle([x, y + 8 - tall // 2, x + 20, y + 8 + tall // 2], fill=colour)
         _write(draw, (x + 26, y), name, 14, INK)
         x += 40 + _length(name)

@@ -4,12 +4,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from irlvla.observed import Observed
 from irlvla.viewer.plan_pictures import COLOURS, FINE, FRONT, HEADER, MARGIN, Shown, _swept, contact_sheet, page, shown_scene
 
 from .. import tiny
 from .cameras import grey_camera
 
 AHEAD = np.column_stack([2.0 * np.arange(1, 9), np.zeros(8), np.zeros(8)])
+NOTHING = Observed(text="", boxes=np.zeros((0, 5)), lines=np.zeros((0, 10, 2)), kinds=np.zeros(0, np.int64))
 STAY = np.zeros((8, 3))
 
 
@@ -77,6 +79,8 @@ def test_proposals_driven_path_and_boxes_are_drawn(tmp_path):
         {"proposals": np.stack([side, AHEAD]), "confidences": np.array([0.3, 0.7])},
         {"driven": AHEAD},
         {"boxes": np.array([[15.0, 3.0, 0.2, 4.5, 2.0]])},
+        {"seen": dataclasses.replace(NOTHING, boxes=np.array([[15.0, 3.0, 0.2, 4.5, 2.0]]))},
+        {"seen": dataclasses.replace(NOTHING, lines=np.stack([np.linspace((5.0, -3.0), (25.0, 2.0), 10)] * 2), kinds=np.array([0, 3]))},
     ):
         assert np.abs(np.asarray(page(dataclasses.replace(plain, **changes), width=900)).astype(int) - first).sum() > 10_000
 
@@ -88,6 +92,8 @@ def test_a_scene_of_a_log_is_ready_to_be_drawn_and_cameras_without_pictures_are_
     found = shown_scene(scene, {"ours": AHEAD}, note="ADE 0.0 m")
     assert found.cameras == (there,) and found.note == "5.0 m/s, straight, ADE 0.0 m" and found.boxes.shape == (0, 5)
     assert found.driven[:, 0] == pytest.approx(2.5 * np.arange(1, 9))
+    said = shown_scene(scene, {}, seen=dataclasses.replace(NOTHING, text="free road; lateral keep, longitudinal keep"))
+    assert said.note == '5.0 m/s, straight: "free road; lateral keep, longitudinal keep"'
     bare = dataclasses.replace(scene, objects=None, traffic_lights=None)
     assert shown_scene(bare, {}).boxes is None and isinstance(page(shown_scene(bare, {}), width=600), Image.Image)
 
