@@ -81,19 +81,20 @@ def plan(policy: Policy, features: Features) -> Float[np.ndarray, "8 3"]:
         return policy.plan(memory)[0].numpy().astype(np.float64)
 
 
-def agent(checkpoint: str, cameras: tuple[str, ...] = ("CAM_F0", "CAM_L0", "CAM_R0")) -> Any:
+def agent(checkpoint: str, cameras: tuple[str, ...] = ("CAM_F0", "CAM_L0", "CAM_R0"), ground: float = 0.0) -> Any:
     """An instance of the devkit's AbstractAgent that plans with a checkpoint.
 
     Args:
         checkpoint: a policy's checkpoint folder.
         cameras: the cameras it was trained with.
+        ground: height of the road in the ego frame that it was trained with, m, see `irlvla.data.rig`.
     """
     from navsim.agents.abstract_agent import AbstractAgent
     from navsim.common.dataclasses import AgentInput, Trajectory
     from navsim.common.dataclasses import SensorConfig as DevkitSensors
     from nuplan.planning.simulation.trajectory.trajectory_sampling import TrajectorySampling
 
-    sensors = SensorConfig(cameras=tuple(cameras))
+    sensors = SensorConfig(cameras=tuple(cameras), ground=ground)
     sampling = TrajectorySampling(time_horizon=4, interval_length=0.5)
 
     class Agent(AbstractAgent):
