@@ -3,7 +3,7 @@ import dataclasses
 import numpy as np
 import pytest
 import shapely
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from irlvla.data import elements as module
@@ -115,6 +115,7 @@ def test_each_kind_keeps_its_nearest_and_gets_its_share():
 POINT = some.tuples(some.integers(-60, 100), some.integers(-60, 60))
 
 
+@settings(deadline=None, max_examples=50)
 @given(some.lists(POINT, min_size=2, max_size=6), some.floats(-4, 4), some.floats(-30, 30))
 def test_pieces_are_what_shapely_cuts_out(points, heading, x):
     line, drawn, ego = shapely.LineString(points), boundary(*points), np.array([x, 5.0, heading])

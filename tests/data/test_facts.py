@@ -2,7 +2,7 @@ import dataclasses
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as some
 
 from irlvla.data.facts import FACT_NAMES, Facts, fact_words, facts, facts_of_row, facts_row
@@ -173,6 +173,7 @@ def test_a_way_that_ends_at_the_ego_tells_nothing():
     assert said(car(30.0), way=[(0.0, 0.0), (5.0, 0.0), (5.0, 0.0)])["lead"] == "none"
 
 
+@settings(deadline=None, max_examples=50)
 @given(some.floats(-4, 4), some.floats(-100, 100))
 def test_facts_do_not_depend_on_where_in_the_world_they_are(turn, x):
     motion = (x, 30.0, turn)

@@ -15,6 +15,8 @@ import torch
 from PIL import Image
 
 from irlvla import run
+from irlvla.data.elements import elements
+from irlvla.data.facts import facts
 from irlvla.data.features import SensorConfig, features, targets
 from irlvla.data.frames import frame
 from irlvla.data.maps import Maps, city_map
@@ -128,14 +130,14 @@ def _read_log(folder: Path) -> int:
     for scene in scenes[:1]:
         ready = prepared(scene)
         features(scene, SensorConfig(cameras=()))
-        targets(scene, ready)
+        targets(scene, ready), elements(scene), facts(scene, ready)
         sub_scores(ready, ready.human_poses[None])
     return len(scenes)
 
 
 def _prepare_map(folder: Path) -> dict[str, Any]:
     square = shapely.box(52.0, -5.0, 58.0, 5.0)
-    path = tiny.write_maps(folder / "maps", tiny.table(intersections=[square], carparks=[square]))
+    path = tiny.write_maps(folder / "maps", tiny.table(intersections=[square], carparks=[square], crosswalks=[square], stops=[square]))
     tables = {name: ["geom", *columns] for name, (*_, columns) in tiny.table().items()} | {"meta": ["key", "value"]}
     tables |= {
         "gpkg_geometry_columns": ["table_name", "column_name", "srs_id"],
@@ -167,6 +169,7 @@ def _read_map(folder: Path) -> int:
     found = city_map(folder / "maps", tiny.CITY)
     scene = tiny.scene(found, (*(tiny.ORIGIN + (10.0, 0.0)), 0.0))
     ready = prepared(scene)
+    elements(scene), facts(scene, ready)
     sub_scores(ready, ready.human_poses[None])
     return len(found.lanes)
 
