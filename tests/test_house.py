@@ -12,7 +12,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "irlvla"
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 ROOMS_OF_FLOORS = (
-    "types chamfer geometry vehicle lanes definitions origin files rationale",
+    "types chamfer masks geometry vehicle lanes definitions origin files rationale",
     "run baselines intervals data world score model",
     "__init__ acceptance camera_only compare doctor evaluate halves inventory learned machine make_world navsim_agent prepare recipes rollout "
     "feature_cache scene_cache nearest_reward reward_models reward_quality run_data score_parts score_summary score_table selection shifted submit "
