@@ -165,7 +165,7 @@ def prepared_with_moments(now: Scene, previous: Scene | None, sensors: SensorCon
 
     earlier = None if previous is None else moment(previous, HISTORY - 2)
     paths = {camera.name: camera.path for camera in now.cameras[HISTORY - 1]} if now.cameras else {}
-    picture = next((paths[name] for name in sensors.cameras if name in paths), "")
+    picture = next((paths[name] for name in sensors.cameras if name in paths and Path(paths[name]).is_file()), "")
     return Prepared(log_name=now.log_name, prepared=scene, now=moment(now, HISTORY - 1), previous=earlier, picture=picture)
 
 

@@ -135,6 +135,13 @@ def test_a_missing_picture_fails_its_scene_by_name(tmp_path):
         prepared(tmp_path, TOKENS[:2], SensorConfig())
 
 
+def test_scenes_without_pictures_are_prepared_where_that_is_allowed(tmp_path):
+    opened = prepared(tmp_path, TOKENS[:2], SensorConfig(cameras=("CAM_F0", "CAM_B0"), height=6, width=8, missing_cameras=True))
+    seen = opened.features([0, 1])
+    assert seen.images.shape == (2, 3, 6, 8, 3) and not seen.images.any() and not seen.rig.valid.any()
+    assert opened.pictures == ("", "")
+
+
 def test_a_truncated_log_is_listed_and_the_others_go_on(tmp_path):
     logs = tmp_path / "openscene"
     shutil.copytree(GOLDEN / "openscene", logs)

@@ -34,7 +34,8 @@ def elements(scene: Scene, frame: int = HISTORY - 1) -> Elements:
 
     - centre: of lanes and of connectors in junctions, running with the traffic, in pieces of at most LONGEST;
     - boundary: edges of lanes, in pieces of at most LONGEST;
-    - crossing: the outline of a crosswalk, counter-clockwise, from the corner nearest to the ego around to there again;
+    - crossing: the outline of a crosswalk, counter-clockwise, from the corner nearest to the ego around to there again (other corners fall
+      between two points and are cut, by up to 2 m);
     - stop: a stop line.
 
     Edges and stop lines have no direction: they start at the end nearer to the ego. Where there are more lines than ELEMENTS, each kind

@@ -50,7 +50,7 @@ class Moment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Prepared:
-    """All that a store keeps of one scene. `picture` is the path of its first camera's picture, empty without cameras."""
+    """All that a store keeps of one scene. `picture` is the path of its first camera's picture that is there, or empty."""
 
     log_name: str
     prepared: PreparedScene | None
