@@ -9,6 +9,8 @@ from irlvla.data.features import SensorConfig
 from irlvla.data.store import Store
 from irlvla.files import json_mapping, short
 from irlvla.learned import checkpoint_of
+from irlvla.model.elements import ElementConfig
+from irlvla.model.language import LanguageConfig
 from irlvla.model.perception import PerceptionConfig
 from irlvla.model.policy import PolicyConfig
 from irlvla.model.vision import VisionConfig
@@ -60,6 +62,14 @@ def default(seed: int = 0) -> Recipe:
     )
 
 
+def vla(seed: int = 0) -> Recipe:
+    """The whole architecture: detection, map and semantic tokens beside the bird's-eye view."""
+    recipe = default(seed)
+    perception = replace(recipe.imitation.policy.perception, elements=ElementConfig(), language=LanguageConfig())
+    imitation = replace(recipe.imitation, policy=replace(recipe.imitation.policy, perception=perception))
+    return replace(recipe, name="vla", imitation=imitation)
+
+
 def tiny(seed: int = 0) -> Recipe:
     """Every stage for a few steps on a handful of logs: shows that the path is whole, learns next to nothing."""
     recipe = default(seed)
@@ -94,7 +104,7 @@ def tiny(seed: int = 0) -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[int], Recipe]] = {"default": default, "tiny": tiny}
+RECIPES: dict[str, Callable[[int], Recipe]] = {"default": default, "vla": vla, "tiny": tiny}
 REWARD_VARIANTS: dict[str, dict[str, Any]] = {
     "reward_no_camera": {"model": {"camera": False}},
     "reward_members": {"model": {"members": 4}},

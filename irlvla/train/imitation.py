@@ -30,8 +30,8 @@ from irlvla.scene_cache import SceneCache, StageCaches, inputs, remembered, stag
 from irlvla.train import distributed
 from irlvla.train.controls import ego_mlp_step
 from irlvla.train.imitation_loss import Chance, ImitationConfig, Lesson, Teacher, chance_of, denoising_loss, part_of, summed
-from irlvla.train.loop import batch_rows, cosine_rate, follow, probe, progress, set_rate, step_generator
-from irlvla.train.moments import ego_status, humans, moments, pictures
+from irlvla.train.loop import batch_rows, cosine_rate, follow, probe, progress, set_rate
+from irlvla.train.moments import ego_status, elements_around, humans, moments, pictures, rationales
 from irlvla.train.recompute import recompute
 
 
@@ -191,7 +191,7 @@ def _update(
 ) -> dict[str, torch.Tensor]:
     """One update from a batch, of which this process takes its part in micro-batches; the losses' parts, and their total."""
     views = 0 if caches is not None or config.policy.perception is None else data.store.rig(data.pairs[rows[:1], 0]).valid.shape[1]
-    chance = chance_of(config, policy, len(rows), step_generator(config.seed, step), views)
+    chance = chance_of(config, policy, len(rows), step, views)
     optimiser.zero_grad(set_to_none=True)
     sums: dict[str, torch.Tensor] = {}
     micro_batches = distributed.own_parts(len(rows), config.accumulate)
@@ -221,17 +221,23 @@ def _fit_prior(config: ImitationConfig, policy: Policy, average: Policy, data: _
 def _lesson(data: _Data, rows: np.ndarray, place: slice, chance: Chance, caches: StageCaches | None, policy: Policy) -> Lesson:
     """A micro-batch: some of the rows of a step's batch."""
     device, own = policy.scale.device, rows[place]
-    sight = maps = scene = None
+    sight = maps = scene = around = written = None
     if caches is not None:
         scene = _kept_tokens(caches, data.pairs[own], device)
     elif policy.config.perception is not None:
         sight, maps = pictures(data.store, data.pairs[own], data.look)
         sight, maps = on_device(sight, device), maps.to(device)
+        if policy.config.perception.elements is not None:
+            around = elements_around(data.store, data.pairs[own], device)
+        if policy.config.perception.language is not None:
+            written = rationales(data.store, data.pairs[own]).to(device)
     ego_history, command, human = (torch.from_numpy(values[own]).to(device) for values in (data.ego_history, data.command, data.human))
     annotated = data.store.annotated[data.pairs[rows, 0]]
     return Lesson(
         sight=sight,
         maps=maps,
+        around=around,
+        written=written,
         annotated=annotated[place],
         scene=scene,
         ego_history=ego_history,

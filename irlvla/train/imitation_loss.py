@@ -1,7 +1,8 @@
 """What imitation minimises: its config, what a step draws by chance, and a module whose `forward` is the loss of some scenes.
 
 Chance is drawn for a step's whole batch and then cut, and every mean is weighted by its share of that batch: however a batch
-is cut into micro-batches and processes, the sum of their losses is the same.
+is cut into micro-batches and processes, the sum of their losses is the same; but boxes, lines and words, of which scenes have more or
+fewer, are averaged over those of a micro-batch.
 """
 
 from collections.abc import Mapping
@@ -14,10 +15,16 @@ from torch import Tensor, nn
 
 from irlvla.model.bev import SceneTokens, ahead_loss, map_loss
 from irlvla.model.diffusion import noisy
+from irlvla.model.element_loss import Wanted, elements_loss
+from irlvla.model.language import rationale_loss
 from irlvla.model.perception import Seen
 from irlvla.model.policy import Memory, Policy, PolicyConfig, planner_loss
 from irlvla.model.vision import Sight
 from irlvla.train.controls import EgoMlpConfig
+from irlvla.train.loop import step_generator
+
+WEIGHTS = {"maps": "map_weight", "ahead": "ahead_weight", "elements": "element_weight", "rationale": "rationale_weight"}
+"""What annotations teach -> the config's field that weighs it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,9 +32,12 @@ class ImitationConfig:
     """One imitation run: `steps` with pictures, then `planner_steps` on kept scene tokens.
 
     Loss weights and rate are DiffusionDrive's; the rest was measured on the embedded world. `camera_dropout` is the probability that a
-    view of a scene is not shown, for policies that have to do without a camera now and then. How it is computed: a process's part of each
-    batch goes through in `accumulate` micro-batches; `checkpointing` computes activations twice to hold fewer; `bfloat16` lets the planner
-    compute in bfloat16 too, as the vision part always does; `parallel` is one of `irlvla.train.distributed.PARALLEL`.
+    view of a scene is not shown, for policies that have to do without a camera now and then. While there are pictures, the language model
+    writes at every `reason_every`-th step, and the planner reads it; at the others it is taught alone, which takes less time.
+
+    How it is computed: a process's part of each batch goes through in `accumulate` micro-batches; `checkpointing` computes activations
+    twice to hold fewer; `bfloat16` lets the planner compute in bfloat16 too, as the vision part always does; `parallel` is one of
+    `irlvla.train.distributed.PARALLEL`.
     """
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
@@ -44,6 +54,9 @@ class ImitationConfig:
     average_decay: float = 0.995
     map_weight: float = 4.0
     ahead_weight: float = 0.5
+    element_weight: float = 0.5
+    rationale_weight: float = 1.0
+    reason_every: int = 4
     map_positive: tuple[float, float, float, float] = (1.0, 1.5, 3.0, 3.0)
     shift: int = 4
     colour: float = 0.1
@@ -60,13 +73,14 @@ class ImitationConfig:
 class Chance:
     """What one step draws for its whole batch: no colours without pictures, no noise for regression. One `shift` (pixels) for all.
 
-    `cameras`: a number in [0, 1) for each view, by which some are left out; None if none are.
+    `cameras`: a number in [0, 1) for each view, by which some are left out; None if none are. `reason`: whether the language model writes.
     """
 
     gain: Float[Tensor, "scenes 3"] | None
     bias: Float[Tensor, "scenes 3"] | None
     shift: tuple[int, int]
     cameras: Float[Tensor, "scenes views"] | None
+    reason: bool
     timestep: Int[Tensor, "scenes draws"] | None
     noise: Float[Tensor, "scenes anchors 8 3"] | None
 
@@ -75,12 +89,15 @@ class Chance:
 class Lesson:
     """Some scenes of a step's batch, on the policy's device: what it sees, what it is to learn from them.
 
-    Either `sight` (with `maps` and `annotated`, which says where maps are known) or kept scene tokens, or neither.
+    Either `sight` (with `maps`, what is `around` and what is to be `written`, for policies that learn to tell, and `annotated`, which says
+    where that is known) or kept scene tokens, or neither.
     `share` and `annotated_share`: of the batch's scenes and of its annotated ones, times the number of processes.
     """
 
     sight: Sight | None
     maps: Float[Tensor, "scenes 4 32 32"] | None
+    around: Wanted | None
+    written: Int[Tensor, "scenes words"] | None
     annotated: Bool[np.ndarray, "scenes"]
     scene: SceneTokens | None
     ego_history: Float[Tensor, "scenes 4 7"]
@@ -102,30 +119,43 @@ class Teacher(nn.Module):
     def forward(self, lesson: Lesson) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """The loss, weighted by the lesson's share, and its parts by name."""
         config, policy, chance = self.config, self.policy, lesson.chance
-        scene, losses = lesson.scene, {}
+        scene, losses, told = lesson.scene, {}, {}
         if lesson.sight is not None and lesson.maps is not None:
             sight = lesson.sight
             if sight.raw is None:
                 sight = replace(sight, images=shifted(sight.images, chance.shift))
             if chance.cameras is not None:
                 sight = without_some_cameras(sight, config.camera_dropout, chance.cameras)
-            seen = policy.see(sight, lesson.ego_history, lesson.command, chance.gain, chance.bias, reason=False)
-            drawn, ahead = birds_eye_losses(config, seen, lesson.maps, lesson.annotated)
-            losses = {"maps": lesson.annotated_share * drawn, "ahead": lesson.annotated_share * ahead}
+            seen = policy.see(sight, lesson.ego_history, lesson.command, chance.gain, chance.bias, chance.reason)
+            losses, told = self._annotated(lesson, seen)
             scene = seen.scene
         with torch.autocast(lesson.human.device.type, torch.bfloat16, enabled=config.bfloat16):
             memory = policy.remember(scene, lesson.ego_history, lesson.command)
             planned, parts = noised_loss(policy, memory, lesson.human, chance.timestep, chance.noise)
         total = lesson.share * planned
-        if losses:
-            total = total + config.map_weight * losses["maps"] + config.ahead_weight * losses["ahead"]
-        parts = {"loss": planned.detach(), **parts}
-        parts = {name: lesson.share * part for name, part in parts.items()} | {name: part.detach() for name, part in losses.items()}
-        return total, parts
+        for name, loss in losses.items():
+            total = total + getattr(config, WEIGHTS[name]) * lesson.annotated_share * loss
+            told[name] = loss.detach()
+        parts = {name: lesson.share * part for name, part in {"loss": planned.detach(), **parts}.items()}
+        return total, parts | {name: lesson.annotated_share * part for name, part in told.items()}
+
+    def _annotated(self, lesson: Lesson, seen: Seen) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+        """What annotations teach: losses by the names in WEIGHTS, and what else is worth telling."""
+        maps, ahead = birds_eye_losses(self.config, seen, lesson.maps, lesson.annotated)
+        losses, told = {"maps": maps, "ahead": ahead}, {}
+        if seen.found is not None and lesson.around is not None:
+            losses["elements"], parts = elements_loss(seen.found, lesson.around)
+            told |= parts
+        if seen.read is not None and lesson.written is not None:
+            reading = self.policy.perception.language(seen.read, seen.prompt, lesson.written)
+            losses["rationale"], parts = rationale_loss(reading.logits, lesson.written)
+            told |= parts
+        return losses, told
 
 
-def chance_of(config: ImitationConfig, policy: Policy, scenes: int, generator: torch.Generator, views: int) -> Chance:
+def chance_of(config: ImitationConfig, policy: Policy, scenes: int, step: int, views: int) -> Chance:
     """What a step draws for a batch of scenes with so many pictures each (or none)."""
+    generator = step_generator(config.seed, step)
     gain = bias = cameras = None
     shift = (0, 0)
     if views:
@@ -137,7 +167,8 @@ def chance_of(config: ImitationConfig, policy: Policy, scenes: int, generator: t
         if config.camera_dropout:
             cameras = torch.rand(scenes, views, generator=generator)
     timestep, noise = drawn_noise(policy, scenes, generator)
-    return Chance(gain=gain, bias=bias, shift=shift, cameras=cameras, timestep=timestep, noise=noise)
+    reason = step % config.reason_every == config.reason_every - 1
+    return Chance(gain=gain, bias=bias, shift=shift, cameras=cameras, reason=reason, timestep=timestep, noise=noise)
 
 
 def part_of(chance: Chance, rows: slice, device: torch.device) -> Chance:

@@ -4,11 +4,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from irlvla.data.facts import FACT_NAMES
 from irlvla.data.features import GRID_CELLS, TARGET_NAMES
 from irlvla.data.store import Store
 from irlvla.feature_cache import Look
+from irlvla.model.element_loss import Wanted, wanted_of
 from irlvla.model.vision import Sight, sight_of, sight_rows
+from irlvla.rationale import VOCABULARY, rationale_ids
 from irlvla.scene_cache import ego_inputs
+from irlvla.types import ELEMENTS, LINE_POINTS, Elements
 
 
 def moments(store: Store) -> np.ndarray:
@@ -55,3 +59,26 @@ def pictures(store: Store, pairs: np.ndarray, look: Look | None = None) -> tuple
     if not sights:
         raise ValueError("no moments to gather pictures of")
     return sight_rows(sights, np.argsort(np.concatenate(places))), maps
+
+
+def elements_around(store: Store, pairs: np.ndarray, device: torch.device) -> Wanted:
+    """Boxes and lines around (scene, previous?) pairs; nothing is known around those without annotations."""
+    boxes, lines = np.full((len(pairs), ELEMENTS, 7), np.nan), np.full((len(pairs), ELEMENTS, LINE_POINTS, 2), np.nan)
+    classes, kinds = np.full((len(pairs), ELEMENTS), -1), np.full((len(pairs), ELEMENTS), -1)
+    annotated = store.annotated[pairs[:, 0]]
+    for previous in (0, 1):
+        rows = np.flatnonzero(annotated & (pairs[:, 1] == previous))
+        if len(rows):
+            found = store.elements(pairs[rows, 0], previous=bool(previous))
+            boxes[rows], classes[rows], lines[rows], kinds[rows] = found.boxes, found.classes, found.lines, found.kinds
+    return wanted_of(Elements(boxes=boxes, classes=classes, lines=lines, kinds=kinds), annotated, device)
+
+
+def rationales(store: Store, pairs: np.ndarray) -> Tensor:
+    """Ids of the words that are to be written at (scene, previous?) pairs; padding alone at those without annotations."""
+    facts = np.full((len(pairs), len(FACT_NAMES)), -1)
+    for previous in (0, 1):
+        rows = np.flatnonzero(pairs[:, 1] == previous)
+        if len(rows):
+            facts[rows] = store.facts(pairs[rows, 0], previous=bool(previous))
+    return torch.from_numpy(rationale_ids(facts, VOCABULARY))
