@@ -6,7 +6,8 @@ Scenes of the run's test split of the embedded world: a vehicle ahead on the ego
 visible. Their pictures are masked or drawn again; ego status stays. An answer moves the right way if the plan gets longer without the
 vehicle, without the red lamp, or with the red lamp turned green, and shorter with the green one turned red. Beside what the policy does
 ("plan") stands what its heads see ("sight": the probability that nothing is ahead) and, where it writes, its longitudinal meta action
-("action", from stop to accelerate) and whether it says anything of the cause ("text"). Intervals resample logs.
+("action", from stop to accelerate) and whether it says anything of the cause ("text"). Intervals resample logs. Last, how well each answer
+tells red lamps from green ones with the pictures as they are, with lamps masked, and with all of them swapped: who reads lamps turns round.
 """
 
 import argparse
@@ -19,7 +20,7 @@ use_one_thread()
 import numpy as np  # noqa: E402  (after the thread settings)
 import torch  # noqa: E402
 
-from irlvla.cause_quality import THRESHOLDS, cause_quality, cause_table  # noqa: E402
+from irlvla.cause_quality import THRESHOLDS, cause_quality, cause_table, told_apart  # noqa: E402
 from irlvla.causes import CAUSE_NAMES, Case, CauseConfig, cases, shot  # noqa: E402
 from irlvla.data.features import SensorConfig  # noqa: E402
 from irlvla.data.store import Store  # noqa: E402
@@ -85,12 +86,17 @@ def main() -> None:
         for name, by_answer in answers(asked, store, some, options.draws, options.seed).items():
             for what, answer in by_answer.items():
                 given.setdefault((name, what), {})[cause] = answer
-    rows = []
+    rows, lamps = [], []
     for (name, what), of_causes in given.items():
         told = cause_quality(of_causes, store.log_names, THRESHOLDS[what])
         rows += [{"policy": name, "answer": what} | row for row in told]
         table = cause_table(told, THRESHOLDS[what][0])
         print(f"\n{name}, {what}: moved by more than {THRESHOLDS[what][0]}, per cent of scenes\n{table}", flush=True)
+        if {"red", "green"} <= set(of_causes):
+            apart = told_apart(of_causes["red"], of_causes["green"], store.log_names)
+            lamps.append({"policy": name, "answer": what, **apart})
+            shown = [f"{version} {row['auc']:.3f}" for version, row in apart.items() if row["auc"] is not None]
+            print(f"red lamps told from green ones (AUC): {', '.join(shown)}", flush=True)
     if options.sheet and found:
         sheet(options.sheet, policies[names[0]], store, found)
     counts = {
@@ -101,7 +107,7 @@ def main() -> None:
         }
         for name, some in found.items()
     }
-    write(options.out, rows, scenes=len(store), found=counts, draws=options.draws, seed=options.seed)
+    write(options.out, rows, lamps=lamps, scenes=len(store), found=counts, draws=options.draws, seed=options.seed)
 
 
 if __name__ == "__main__":

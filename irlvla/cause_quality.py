@@ -26,6 +26,7 @@ COMPARISONS = (
 THRESHOLDS = {"plan": (0.5, 0.25, 1.0, 2.0), "sight": (0.1, 0.05, 0.25), "action": (0.5,), "text": (0.5,)}
 """An answer has moved if it changed by more than this: m for plans, shares for what is seen, steps of the meta action, or whether it is
 said at all. The first is the one that tables tell."""
+RESAMPLES = 1000
 MOVING = 2.0
 """Egos faster than this move, others wait, m/s: ego status tells much of what they will do."""
 
@@ -81,6 +82,41 @@ def comparison(
         "change_gain": float(larger.mean()),
         "change_gain_ci95": list(mean_interval(larger, names, seed=seed)),
     }
+
+
+def told_apart(
+    red: Answers, green: Answers, log_names: Sequence[str], resamples: int = RESAMPLES, seed: int = 0
+) -> dict[str, dict[str, Any]]:
+    """How well an answer tells scenes with a red lamp from those with a green one, with the pictures as they are and changed.
+
+    Args:
+        red: the answers where the lamp is red.
+        green: likewise green.
+        log_names: of the scenes of the store, by their numbers.
+        resamples: number of resampled sets of logs.
+        seed: of the resampling.
+
+    Returns:
+        For "original", "masked" (no lamps) and "swapped" (all lamps the other way round) the "auc", the share of pairs in which the answer
+        is the freer with the lamp that was green, ties counting half, and its "auc_ci95"; None where an answer is missing. An answer that
+        reads lamps falls to 0.5 without them and below with swapped ones; one that keeps its value knows by something else.
+    """
+    every = [log_names[case.index] for some in (red, green) for case in some.cases]
+    _, log = np.unique(np.asarray(every), return_inverse=True)
+    logs = int(log.max()) + 1
+    draws = np.random.default_rng(seed).multinomial(logs, np.full(logs, 1 / logs), size=resamples).astype(np.float64)
+    first, second = draws[:, log[: len(red.cases)]], draws[:, log[len(red.cases) :]]
+    found: dict[str, dict[str, Any]] = {}
+    for name in ("original", "masked", "swapped"):
+        closed, free = (some.before + (0.0 if name == "original" else some.changes[name][:, 0]) for some in (red, green))
+        wins = (closed[:, None] < free) + 0.5 * (closed[:, None] == free)
+        if not (np.isfinite(closed).all() and np.isfinite(free).all()):
+            found[name] = {"auc": None, "auc_ci95": None}
+            continue
+        pairs = first.sum(axis=1) * second.sum(axis=1)
+        shares = ((first @ wins) * second).sum(axis=1)[pairs > 0] / pairs[pairs > 0]
+        found[name] = {"auc": float(wins.mean()), "auc_ci95": np.quantile(shares, [0.025, 0.975]).tolist()}
+    return found
 
 
 def cause_quality(answers: Mapping[str, Answers], log_names: Sequence[str], thresholds: Sequence[float]) -> list[dict[str, Any]]:

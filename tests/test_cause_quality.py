@@ -1,9 +1,11 @@
 """Shares moved the right way, worked by hand."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 
-from irlvla.cause_quality import THRESHOLDS, cause_quality, cause_table, comparison, subsets
+from irlvla.cause_quality import THRESHOLDS, cause_quality, cause_table, comparison, subsets, told_apart
 from irlvla.causes import Case
 from irlvla.interventions import ANSWER_NAMES, Answers
 
@@ -81,3 +83,25 @@ def test_a_green_light_that_turns_red_should_shorten():
 
 def test_every_answer_has_thresholds():
     assert tuple(THRESHOLDS) == ANSWER_NAMES
+
+
+def lamps(before, masked, swapped, cause):
+    changes = {"masked": [[value - was] for value, was in zip(masked, before, strict=True)]}
+    changes["swapped"] = [[value - was] for value, was in zip(swapped, before, strict=True)]
+    return dataclasses.replace(given(changes, cause=cause), before=np.array(before, float))
+
+
+def test_an_answer_that_reads_lamps_turns_round_when_they_are_swapped():
+    red = lamps([1, 2, 3, 4], [5, 5, 5, 5], [9, 9, 9, 9], "red")
+    green = lamps([9, 9, 9, 3], [5, 5, 5, 5], [1, 1, 1, 1], "green")
+    told = told_apart(red, green, LOGS)
+    # Of 16 pairs three 9s win 12; the 3 wins two, ties one and loses one.
+    assert told["original"]["auc"] == pytest.approx((12 + 2 + 0.5) / 16)
+    assert told["masked"]["auc"] == 0.5 and told["swapped"]["auc"] == 0.0
+    low, high = told["original"]["auc_ci95"]
+    assert low <= told["original"]["auc"] <= high and told["swapped"]["auc_ci95"] == [0.0, 0.0]
+
+
+def test_a_missing_answer_tells_nothing_apart():
+    red = lamps([NAN, 2, 3, 4], [5, 5, 5, 5], [9, 9, 9, 9], "red")
+    assert told_apart(red, red, LOGS)["original"] == {"auc": None, "auc_ci95": None}
