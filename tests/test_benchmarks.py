@@ -39,6 +39,14 @@ def test_preparation_is_measured_by_part_in_both_maps(tmp_path):
     assert "  objects, enlarged map" in found and "tottime" in printed
 
 
+def test_encoders_are_timed_and_those_that_cannot_be_made_are_named(tmp_path):
+    small = ("--pictures", 4, "--height", 32, "--width", 48, "--repeats", 1, "--encoders", "small", "nobody")
+    assert "nobody is left out: unknown encoder 'nobody'" in run("encoders", *small, "--out", tmp_path / "out.json")
+    found = rows(tmp_path / "out.json")
+    assert found["small, forward"] > 0 and found["small, forward and backward"] > 0
+    assert found["where cells appear, 1 scenes of different cameras"] > 0
+
+
 @pytest.mark.parametrize("kind", [[], ["--processes", "--dtype", "uint8"]])
 def test_labels_are_written_for_every_scene_and_trajectory(tmp_path, kind):
     run("labelling", "--scenes", 3, "--trajectories", 10, "--batch", 4, "--out", tmp_path / "out.json", *kind)
