@@ -19,18 +19,29 @@ class SameConv(nn.Conv2d):
     """A convolution padded as TensorFlow does: such that the output has ceil(input / stride) pixels, the odd one below and right."""
 
     def forward(self, input: Float[Tensor, "pictures width rows columns"]) -> Float[Tensor, "pictures _ _ _"]:
+        return self._conv_forward(input, self.weight, self.bias)
+
+    def _conv_forward(self, input: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
         padding = []
         for size, kernel, stride in zip(input.shape[:1:-1], self.kernel_size[::-1], self.stride[::-1], strict=True):
             lacking = max((-(-size // stride) - 1) * stride + kernel - size, 0)
             padding += [lacking // 2, lacking - lacking // 2]
         if padding[0] == padding[1] and padding[2] == padding[3]:
-            return functional.conv2d(input, self.weight, self.bias, self.stride, (padding[2], padding[0]), 1, self.groups)
-        return functional.conv2d(functional.pad(input, padding), self.weight, self.bias, self.stride, 0, 1, self.groups)
+            return functional.conv2d(input, weight, bias, self.stride, (padding[2], padding[0]), 1, self.groups)
+        return functional.conv2d(functional.pad(input, padding), weight, bias, self.stride, 0, 1, self.groups)
 
 
 def norm(width: int) -> nn.BatchNorm2d:
     """Batch norm with TensorFlow's numbers."""
     return nn.BatchNorm2d(width, eps=1e-3, momentum=0.01)
+
+
+def normed(convolution: nn.Conv2d, norm: nn.BatchNorm2d, values: Float[Tensor, "pictures _ _ _"]) -> Float[Tensor, "pictures _ _ _"]:
+    """A convolution and its batch norm; where the norm's numbers are fixed they go into the weights, which spares a pass over the maps."""
+    if norm.training:
+        return norm(convolution(values))
+    scale = norm.weight * (norm.running_var + norm.eps).rsqrt()
+    return convolution._conv_forward(values, convolution.weight * scale[:, None, None, None], norm.bias - norm.running_mean * scale)
 
 
 class Block(nn.Module):
@@ -48,9 +59,9 @@ class Block(nn.Module):
     def forward(self, values: Float[Tensor, "pictures width rows columns"]) -> Float[Tensor, "pictures _ _ _"]:
         inner = values
         if hasattr(self, "expand_conv"):
-            inner = functional.relu6(self.bn0(self.expand_conv(inner)))
-        inner = functional.relu6(self.bn1(self.depthwise_conv(inner)))
-        inner = self.bn2(self.project_conv(inner))
+            inner = functional.relu6(normed(self.expand_conv, self.bn0, inner), inplace=True)
+        inner = functional.relu6(normed(self.depthwise_conv, self.bn1, inner), inplace=True)
+        inner = normed(self.project_conv, self.bn2, inner)
         return values + inner if self.is_residual else inner
 
 
@@ -72,7 +83,7 @@ class EfficientNetLite0(nn.Module):
 
     def forward(self, pictures: Float[Tensor, "pictures 3 height width"]) -> list[Float[Tensor, "pictures _ _ _"]]:
         """Maps at 1/8, 1/16 and 1/32 of pictures whose colours are (value / 255 - 0.5) / 0.5."""
-        values, maps = functional.relu6(self.bn0(self.conv_stem(pictures))), []
+        values, maps = functional.relu6(normed(self.conv_stem, self.bn0, pictures), inplace=True), []
         for index, block in enumerate(self.blocks):
             values = block(values)
             if index in dict(TAKEN):
@@ -81,7 +92,7 @@ class EfficientNetLite0(nn.Module):
 
     def classes(self, pictures: Float[Tensor, "pictures 3 height width"]) -> Float[Tensor, "pictures 1000"]:
         """Logits of ImageNet's classes; only with a head."""
-        last = functional.relu6(self.bn1(self.conv_head(self(pictures)[-1])))
+        last = functional.relu6(normed(self.conv_head, self.bn1, self(pictures)[-1]))
         return self.fc(last.mean((2, 3)))
 
 

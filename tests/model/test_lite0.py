@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from irlvla.model.lite0 import EfficientNetLite0, SameConv, lite0_state
+from irlvla.model.lite0 import EfficientNetLite0, SameConv, lite0_state, norm, normed
 
 
 @pytest.mark.parametrize("size, kernel, stride", [(8, 3, 2), (8, 5, 2), (11, 5, 2), (7, 3, 1)])
@@ -37,3 +37,12 @@ def test_weights_are_named_as_in_the_file_less_underscores_and_the_classifier_ca
     assert lite0_state(file, head=True).keys() == whole.state_dict().keys()
     assert lite0_state(file).keys() == EfficientNetLite0().state_dict().keys()
     assert whole.eval().classes(torch.zeros(2, 3, 64, 64)).shape == (2, 1000)
+
+
+def test_a_fixed_norm_folded_into_its_convolution_changes_nothing():
+    torch.manual_seed(0)
+    convolution, fixed, values = SameConv(4, 6, 3, 2, bias=False), norm(6), torch.randn(2, 4, 8, 11)
+    for name in ("weight", "bias", "running_mean", "running_var"):
+        getattr(fixed, name).data = torch.rand(6) + 0.5
+    torch.testing.assert_close(normed(convolution, fixed.eval(), values), fixed(convolution(values)))
+    torch.testing.assert_close(normed(convolution, fixed.train(), values).mean((0, 2, 3)), fixed.bias)
