@@ -6,6 +6,8 @@ the backbone's weights and settings and of the store.
 """
 
 import hashlib
+import os
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -46,15 +48,21 @@ def feature_key(encoder: PretrainedEncoder, store: Store) -> str:
 def opened_cache(encoder: PretrainedEncoder, store: Store) -> FeatureCache:
     """The cache of an encoder's maps beside a store, laid out anew if there is none."""
     folder = store.folder / f"features-{feature_key(encoder, store)[:16]}"
-    if not (folder / "done.npy").exists():
-        folder.mkdir(exist_ok=True)
+    if not folder.exists():
+        # Whole or not at all, and whichever process was first.
+        new = folder.with_name(f".{folder.name}-{os.getpid()}")
+        new.mkdir()
         with torch.inference_mode():
             shapes = [tuple(values.shape[1:]) for values in encoder.raw(on_device(sight_of(store.features([0])), encoder.mean.device))]
         for index, shape in enumerate(shapes):
-            open_memmap(folder / f"map{index}.npy", mode="w+", dtype=np.float16, shape=(len(store), 2, *shape)).flush()
-        # What says that the arrays are there comes last, and whole.
-        np.save(folder / ".done.npy", np.zeros((len(store), 2), np.bool_))
-        (folder / ".done.npy").rename(folder / "done.npy")
+            open_memmap(new / f"map{index}.npy", mode="w+", dtype=np.float16, shape=(len(store), 2, *shape)).flush()
+        np.save(new / "done.npy", np.zeros((len(store), 2), np.bool_))
+        try:
+            new.rename(folder)
+        except OSError:
+            shutil.rmtree(new)
+            if not folder.exists():
+                raise
     maps = sorted(folder.glob("map*.npy"))
     return FeatureCache(
         maps=tuple(np.load(path, mmap_mode="r+") for path in maps),

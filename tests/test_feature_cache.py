@@ -105,3 +105,28 @@ def test_a_policy_with_a_frozen_encoder_learns_but_its_backbone_does_not(tmp_pat
         name.split(".")[2] for name in start if name.startswith("perception.encoder") and not torch.equal(start[name], learned[name])
     }
     assert changed == {"neck"}
+
+
+def test_of_two_processes_that_lay_a_cache_out_the_first_one_counts(policy, tmp_path, monkeypatch):
+    store, encoder = store_in(tmp_path), policy.perception.encoder
+    wanted = encoder.raw
+
+    def meanwhile(sight):
+        monkeypatch.setattr(encoder, "raw", wanted)
+        monkeypatch.setattr("os.getpid", lambda: -1)
+        fill(opened_cache(encoder, store), encoder, store, [3])
+        return wanted(sight)
+
+    monkeypatch.setattr(encoder, "raw", meanwhile)
+    assert opened_cache(encoder, store).done[:, 0].tolist() == [row == 3 for row in range(9)]
+    assert len(list(tmp_path.iterdir())) == 1
+
+
+def test_a_place_that_cannot_be_written_to_is_an_error(policy, tmp_path, monkeypatch):
+    def refused(self, target):
+        raise OSError("no space left")
+
+    monkeypatch.setattr("pathlib.Path.rename", refused)
+    with pytest.raises(OSError, match="no space left"):
+        opened_cache(policy.perception.encoder, store_in(tmp_path))
+    assert not any(tmp_path.iterdir())
