@@ -68,34 +68,37 @@ def lookup(sight: Sight, rows: int, columns: int, cells: int, heights: tuple[flo
     flat = cell_centres(cells, cameras.device)
     points = torch.cat([torch.cat([flat, torch.full_like(flat[:, :1], height)], dim=1) for height in heights])
     shares, depth, shown = projected(points, intrinsics, distortion, ego_from_camera)
-    shown = shown.unflatten(1, (len(heights), -1))
-    # One lookup is four pixels; heights lie side by side.
+    shown = shown.unflatten(1, (len(heights), -1)).transpose(1, 2)
+    is_shown = shown.any(2)
+    # From here on only what some camera shows: a row is a camera's cell, its columns are heights.
+    of_camera, of_cell = torch.nonzero(is_shown, as_tuple=True)
     size = torch.tensor([columns, rows], device=cameras.device)
+    shares = shares.unflatten(1, (len(heights), -1)).transpose(1, 2)[of_camera, of_cell]
     place = (shares.clamp(0, 1) * size - 0.5).clamp(min=0).minimum(size - 1.0)
     low = place.floor()
-    share, low = place - low, low.long()
-    high = (low + 1).minimum(size - 1)
+    share, low = place - low, low.int()
+    high = (low + 1).minimum(size.int() - 1)
     pixels, weights = [], []
     for bottom in (0, 1):
         for right in (0, 1):
             row, column = (high if bottom else low)[..., 1], (high if right else low)[..., 0]
             pixels.append(row * columns + column)
             weights.append((share[..., 1] if bottom else 1 - share[..., 1]) * (share[..., 0] if right else 1 - share[..., 0]))
-    level = torch.arange(len(heights), device=cameras.device).view(1, -1, 1, 1)
-    pixel = torch.stack(pixels, dim=-1).unflatten(1, (len(heights), -1)) * len(heights) + level
-    weight = torch.stack(weights, dim=-1).unflatten(1, (len(heights), -1)) * shown[..., None]
-    pixel, weight = pixel.transpose(1, 2).flatten(2), weight.transpose(1, 2).flatten(2)
-    depth = depth[:, : len(flat)].clamp(min=1.0)
-    sharpness = torch.log(intrinsics[:, :1].clamp(min=1e-3) * columns / depth)
-    geometry = torch.stack([torch.log(depth) / 2 - 1, sharpness / 2, sharpness.square() / 4], dim=2)
-    view, cell = torch.nonzero((shown.any(1)[camera] & sight.valid.flatten()[:, None]), as_tuple=True)
-    chosen = camera[view] * len(flat) + cell
+    level = torch.arange(len(heights), device=cameras.device, dtype=torch.int32)[:, None]
+    pixel = torch.stack(pixels, dim=-1) * len(heights) + level
+    weight = torch.stack(weights, dim=-1) * shown[of_camera, of_cell][..., None]
+    depth = depth[:, : len(flat)][of_camera, of_cell].clamp(min=1.0)
+    sharpness = torch.log(intrinsics[of_camera, 0].clamp(min=1e-3) * columns / depth)
+    geometry = torch.stack([torch.log(depth) / 2 - 1, sharpness / 2, sharpness.square() / 4], dim=1)
+    view, cell = torch.nonzero(is_shown[camera] & sight.valid.flatten()[:, None], as_tuple=True)
+    number = is_shown.flatten().cumsum(0) - 1
+    chosen = number[camera[view] * len(flat) + cell]
     first = view * (rows * columns * len(heights))
     return Lookup(
-        pixels=(pixel.flatten(0, 1)[chosen] + first[:, None]).int(),
-        weights=weight.flatten(0, 1)[chosen],
+        pixels=pixel.flatten(1)[chosen] + first[:, None].int(),
+        weights=weight.flatten(1)[chosen],
         cells=view // views * len(flat) + cell,
-        geometry=geometry.flatten(0, 1)[chosen],
+        geometry=geometry[chosen],
     )
 
 
