@@ -17,7 +17,7 @@ ROOMS_OF_FLOORS = (
     "__init__ acceptance camera_only compare doctor evaluate halves inventory learned machine make_world navsim_agent prepare recipes rollout "
     "feature_cache scene_cache nearest_reward reward_models reward_quality run_data score_parts score_summary score_table selection shifted submit "
     "displacement observed pandaset "
-    "causes interventions cause_quality "
+    "causes interventions cause_quality dry_run export "
     "fact_quality element_quality train trajectory_file workers",
     "viewer",
     "assess demo reward_benchmark cli",

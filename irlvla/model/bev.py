@@ -110,7 +110,7 @@ class BirdsEye(nn.Module):
             grid = self.maps(fine)
             below = self.cell_token(functional.avg_pool2d(coarse, 2).flatten(2).transpose(1, 2))
             front = self._front(features.coarse, sight)
-            answers = self.answer(self.questions.expand(len(front), -1, -1), front.flatten(1, 3))
+            answers = self.answer(self.questions.expand(front.shape[0], -1, -1), front.flatten(1, 3))
             ahead = torch.stack([head(answers[:, index]) for index, head in enumerate(self.ahead)], dim=1)
             pooled = functional.avg_pool2d(front.flatten(0, 1).permute(0, 3, 1, 2), FRONT_POOLED, ceil_mode=True)
             pooled = pooled.unflatten(0, front.shape[:2]).permute(0, 1, 3, 4, 2).flatten(1, 3)

@@ -122,7 +122,7 @@ class ElementLayer(nn.Module):
             # One lookup for both: its backward pass goes through the whole grid.
             points = torch.cat([around.flatten(1, 2), lines[:, :, LOOKED_UP].flatten(1, 2)], dim=1)
             seen = grid_lookup(grid, points[:, :, None]).split([points.shape[1] - along, along], dim=1)
-            around, along = (part.reshape(len(part), count, -1) for part, count in zip(seen, (codes.shape[1], lines.shape[1])))
+            around, along = (part.reshape(part.shape[0], count, -1) for part, count in zip(seen, (codes.shape[1], lines.shape[1])))
             values = values + torch.cat([self.around(around), self.along(along)], dim=1)
             return (values + self.mixer(self.mixer_norm(values))).float()
 
@@ -158,7 +158,7 @@ class Proposals(nn.Module):
             hidden = functional.gelu(self.hidden(grid.flatten(2).transpose(1, 2)))
             proposed = self.map(hidden).float()
         cells, classes = peaks(proposed[..., :CLASSES], self.count)
-        rows = (torch.arange(len(grid), device=grid.device)[:, None], cells)
+        rows = (torch.arange(grid.shape[0], device=grid.device)[:, None], cells)
         guess = proposed.detach()[rows][..., CLASSES:]
         codes = torch.cat([guess[..., :2] + self.centres[cells] / PLACE_SCALE, guess[..., 2:]], dim=2)
         return self.content(hidden[rows].float()) + self.classes[classes], codes, proposed
@@ -191,8 +191,8 @@ class ElementDecoder(nn.Module):
         detections = self.config.detections
         cells, grid = functional.layer_norm(cells.float(), cells.shape[-1:]) + self.cell_places, squashed(grid)
         objects, codes, object_map = self.proposals(grid)
-        values = torch.cat([objects, self.line_values.expand(len(grid), -1, -1)], dim=1)
-        lines = self.first_lines.expand(len(grid), -1, -1, -1)
+        values = torch.cat([objects, self.line_values.expand(grid.shape[0], -1, -1)], dim=1)
+        lines = self.first_lines.expand(grid.shape[0], -1, -1, -1)
         outputs = []
         for layer in self.layers:
             values = layer(values, codes, lines, cells, grid)

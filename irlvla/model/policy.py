@@ -264,7 +264,7 @@ class Policy(nn.Module):
 
     def deployed(self, memory: Memory) -> Proposals:
         """Every anchor's final trajectory without exploration; confidences are those of the chain's first step."""
-        scenes = len(memory.ego)
+        scenes = memory.ego.shape[0]
         anchor = torch.arange(self.config.anchors, device=memory.ego.device).expand(scenes, -1)
         state, confidence = self.start(anchor), None
         for index in range(len(self.config.diffusion.timesteps)):

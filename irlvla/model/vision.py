@@ -132,7 +132,7 @@ class ImageEncoder(nn.Module):
         patches = images.view(count, rows, PATCH, columns, PATCH, 3).transpose(2, 3).contiguous()
         values = patches.to(torch.bfloat16).view(count, rows * columns, PATCH * PATCH * 3)
         # (picture / 64 - 2) * gain + bias is linear in the picture: it goes into one stem a scene, not over every pixel.
-        weight, gain = self.stem.weight, torch.ones(len(sight.valid), 3, device=images.device) if gain is None else gain
+        weight, gain = self.stem.weight, torch.ones(sight.valid.shape[0], 3, device=images.device) if gain is None else gain
         bias = -2.0 * gain if bias is None else bias - 2.0 * gain
         offsets = self.stem.bias + bias.repeat(1, PATCH * PATCH) @ weight.T
         weights = (weight * (gain / 64).repeat(1, PATCH * PATCH)[:, None]).transpose(1, 2)
@@ -147,6 +147,9 @@ class ImageEncoder(nn.Module):
 
 def pictures_of(sight: Sight) -> tuple[UInt8[Tensor, "pictures height width 3"], Tensor]:
     """All valid pictures, and the number of the scene of each. The others must not even enter a batch norm's statistics."""
+    if torch.compiler.is_compiling():  # an exported policy has all of its cameras, for no graph knows how many there are
+        scenes, views = sight.valid.shape
+        return sight.images.flatten(0, 1), torch.arange(scenes * views, device=sight.images.device) // views
     scene = torch.nonzero(sight.valid)[:, 0]
     if len(scene) == sight.valid.numel():
         return sight.images.flatten(0, 1), scene
@@ -157,7 +160,7 @@ def by_view(
     maps: Float[Tensor, "pictures width rows columns"], valid: Bool[Tensor, "scenes views"]
 ) -> Float[Tensor, "scenes views width rows columns"]:
     """Maps of the valid pictures in their places, 0 for the others."""
-    if len(maps) == valid.numel():
+    if maps.shape[0] == valid.numel():
         return maps.unflatten(0, tuple(valid.shape))
     # Channels stay last, as convolutions want them.
     found = maps.new_zeros(*valid.shape, *maps.shape[2:], maps.shape[1])
