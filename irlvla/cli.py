@@ -120,8 +120,11 @@ def train(
     recipe: str | None = None,
     seed: int | None = None,
     resume: bool = False,
+    dry_run: bool = False,
 ) -> None:
     """Train one stage (or one control) of a run; data, recipe and seed are kept in the run's folder for later stages.
+
+    With `torchrun --nproc-per-node N -m -- irlvla.cli train ...` N processes train imitation together (docs/scale.md).
 
     Args:
         stage: imitation, reward (needs imitation), ppo (needs reward), a control or a variant (docs/method.md; a wrong name lists all).
@@ -130,28 +133,39 @@ def train(
         val: scenes to choose checkpoints by (default: val.yaml beside the training split).
         logs: OPENSCENE_DATA_ROOT (default: the environment variable of that name).
         maps: NUPLAN_MAPS_ROOT (default: the environment variable of that name).
-        recipe: a key of RECIPES: default or tiny (default: the run's, or else default).
+        recipe: a key of RECIPES: default, vla, tiny or navtrain (default: the run's, or else default).
         seed: of everything random (default: the run's, or else 0).
         resume: continue an interrupted run of this stage.
+        dry_run: two steps on a few scenes of the split, in RUN/dry, through all that imitation does: are data, memory and processes fit?
     """
     import torch
 
+    from irlvla.dry_run import rehearsed
     from irlvla.prepare import prepare
-    from irlvla.recipes import check_stage, fit_stage, keep_recipe, recipe_of
+    from irlvla.recipes import check_stage, check_together, fit_stage, keep_recipe, recipe_of
+    from irlvla.train.distributed import first_alone, joined, processes, rank
 
     torch.set_num_threads(1)
     check_stage(stage)
-    data = data_of(run, logs, maps, split, val, recipe, seed)
-    chosen = recipe_of(data["recipe"], int(data["seed"]))
-    stores = [
-        prepare(Path(data["logs"]), Path(data["maps"]), Path(data[part]), run / "stores" / Path(data[part]).stem, chosen.sensors)
-        for part in ("split", "val")
-    ]
-    if not resume:
-        shutil.rmtree(run / ("imitation" if stage == "vision" else stage), ignore_errors=True)
-    keep_recipe(run, chosen)
-    fit_stage(stage, chosen, run, *stores, resume=resume)
-    _exit_on_failures(*stores)
+    with joined():
+        check_together(stage, processes(), dry_run)
+        run = run / "dry" if dry_run else run
+        with first_alone():
+            data = data_of(run, logs, maps, split, val, recipe, seed)
+            chosen = recipe_of(data["recipe"], int(data["seed"]))
+            if dry_run:
+                chosen, data = rehearsed(chosen, processes(), data, run)
+            places = [(Path(data[part]), run / "stores" / Path(data[part]).stem) for part in ("split", "val")]
+            stores = [prepare(Path(data["logs"]), Path(data["maps"]), *place, chosen.sensors) for place in places]
+            if not resume and rank() == 0:
+                shutil.rmtree(run / ("imitation" if stage == "vision" else stage), ignore_errors=True)
+            keep_recipe(run, chosen)
+        for again in (resume, True)[: 1 + dry_run]:
+            checkpoint = fit_stage(stage, chosen, run, *stores, resume=again)
+        first = rank() == 0
+        if dry_run and first:
+            print(f"dry run: {stage} of {chosen.name}, processes: {processes()}, saved and resumed: {checkpoint}")
+    _exit_on_failures(*stores if first else ())
 
 
 def evaluate(
@@ -246,6 +260,19 @@ def submit(run: Path, split: Path, out: Path, policy: str = "ppo", team: str = "
     _exit_on_failures(store)
 
 
+def export(run: Path, policy: str = "imitation", out: Path | None = None) -> None:
+    """Write a policy as one graph that needs none of this code (torch.export): pictures, ego history and command to plans.
+
+    Args:
+        run: the run's folder; the first scene of its val store says where the cameras are and how large pictures are.
+        policy: a policy of the run.
+        out: folder (default: export, beside the policy's checkpoint).
+    """
+    from irlvla.export import export_run
+
+    print(export_run(run, policy, out))
+
+
 def doctor(
     logs: Path | None = None,
     maps: Path | None = None,
@@ -318,6 +345,7 @@ VERBS = {
     "evaluate": evaluate,
     "compare": compare,
     "submit": submit,
+    "export": export,
     "doctor": doctor,
     "demo": demo,
 }

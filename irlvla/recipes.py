@@ -104,7 +104,51 @@ def tiny(seed: int = 0) -> Recipe:
     )
 
 
-RECIPES: dict[str, Callable[[int], Recipe]] = {"default": default, "vla": vla, "tiny": tiny}
+def navtrain(seed: int = 0) -> Recipe:
+    """Imitation on NAVSIM's navtrain with 8 GPUs; docs/scale.md has the arithmetic. No number of it was measured by us.
+
+    | what | value | source |
+    |---|---|---|
+    | encoder | ResNet-34, pretrained, learns on | DiffusionDrive (arXiv 2411.15139), TransFuser |
+    | cameras | front, left, right, and the front one's middle half | DiffusionDrive's three; the fourth picture is ours |
+    | picture | 256 x 448 | DiffusionDrive joins its three to 256 x 1024; ours keep 16:9 |
+    | batch, rate, decay | 512, 6e-4, 1e-4, AdamW | DiffusionDrive: 8 GPUs x 64 |
+    | updates | 20,000 of 512 | its 100 epochs of 103,288 scenes are 20,174 |
+    | warm-up | 600 updates | its 3 epochs |
+    | memory a GPU | about 16 GB | estimate: 64 moments x 4 pictures x 50 MB, and the planner |
+    | hours | 6 to 12 | estimate: 2 of arithmetic at 40 TFLOP/s a GPU; published runs of this size take 5 to 24 |
+
+    Source: DiffusionDrive, section 4; hours of others: autonomousvision/navsim issue 39 (TransFuser, 100 epochs, one GPU: 24),
+    LogosRoboticsGroup/SeerDrive issue 2 (30 epochs, 8 RTX 3090: 5 to 6).
+    """
+    recipe = default(seed)
+    vision = VisionConfig(encoder="hf:microsoft/resnet-34", widths=(64, 128, 256))
+    policy = replace(recipe.imitation.policy, perception=PerceptionConfig(vision=vision), width=256)
+    imitation = replace(
+        recipe.imitation,
+        policy=policy,
+        steps=20_000,
+        batch=512,
+        planner_steps=20_000,
+        planner_batch=512,
+        warmup=600,
+        average_decay=0.999,
+        shift=8,
+        save_every=1000,
+        bfloat16=True,
+    )
+    return replace(
+        recipe,
+        name="navtrain",
+        sensors=SensorConfig(height=256, width=448),
+        imitation=imitation,
+        no_camera=replace(imitation, policy=replace(policy, perception=None)),
+    )
+
+
+RECIPES: dict[str, Callable[[int], Recipe]] = {"default": default, "vla": vla, "tiny": tiny, "navtrain": navtrain}
+TOGETHER = ("vision", "imitation", "no_camera")
+"""Stages that several processes can train together."""
 REWARD_VARIANTS: dict[str, dict[str, Any]] = {
     "reward_no_camera": {"model": {"camera": False}},
     "reward_members": {"model": {"members": 4}},
@@ -190,6 +234,17 @@ def check_stage(stage: str) -> None:
     """
     if stage not in STAGES:
         raise ValueError(f"unknown stage {stage!r}; there are: {', '.join(STAGES)}")
+
+
+def check_together(stage: str, processes: int, dry_run: bool) -> None:
+    """Whether so many processes can train a stage, or a dry run of it be made.
+
+    Raises:
+        ValueError: they cannot.
+    """
+    if stage not in TOGETHER and (processes > 1 or dry_run):
+        what = "there is no dry run of it" if dry_run else f"torchrun started {processes}"
+        raise ValueError(f"stage {stage!r} is trained by one process, {what}; several train: {', '.join(TOGETHER)}")
 
 
 def stage_config(stage: str, recipe: Recipe) -> Any:

@@ -21,7 +21,7 @@ def run(monkeypatch, *arguments):
 
 
 def test_the_verbs_are_the_promised_ones():
-    assert set(cli.VERBS) == {"world", "strip", "pandaset", "score", "train", "evaluate", "compare", "submit", "doctor", "demo"}
+    assert set(cli.VERBS) == {"world", "strip", "pandaset", "score", "train", "evaluate", "compare", "submit", "export", "doctor", "demo"}
 
 
 def test_definitions_are_listed_once():

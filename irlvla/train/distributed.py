@@ -193,19 +193,22 @@ class SynchronisedBatchNorm(_BatchNorm):
         if not self.training or processes() == 1:
             return super().forward(values)
         wide, places = values.float(), [0, *range(2, values.dim())]
-        mean = wide.mean(places)
-        own = torch.stack([torch.full_like(mean, values.numel() / len(mean)), mean, wide.var(places, correction=0)])
+        axes = (1, -1, *([1] * (values.dim() - 2)))
+        # A process may have no pictures at all: it has no mean, but its say in the exchange.
+        count = values.numel() // values.shape[1]
+        mean = wide.sum(places) / max(1, count)
+        variance = (wide - mean.view(axes)).square().sum(places) / max(1, count)
+        own = torch.stack([torch.full_like(mean, count), mean, variance])
         counts, means, variances = _Gathered.apply(own, self.group).unbind(1)
-        total = counts.sum(0)
+        total = counts.sum(0).clamp(min=2)
         mean = (counts * means).sum(0) / total
         variance = (counts * (variances + (means - mean) ** 2)).sum(0) / total
-        if self.track_running_stats:
+        if self.track_running_stats and bool(counts.any()):
             with torch.no_grad():
                 self.num_batches_tracked += 1
                 self.running_mean.lerp_(mean, self.momentum)
                 self.running_var.lerp_(variance * total / (total - 1), self.momentum)
         scale = torch.rsqrt(variance + self.eps) * self.weight
-        axes = (1, -1, *([1] * (values.dim() - 2)))
         return ((wide - mean.view(axes)) * scale.view(axes) + self.bias.view(axes)).to(values.dtype)
 
 
