@@ -299,7 +299,7 @@ def begun(stage: Stage, resume: bool, options: Sequence[str]) -> subprocess.Pope
     }
     about |= {"interrupted": resume, "seconds": seconds, "settings": stage.settings, "needs": inputs_of(stage), "finished": None}
     arguments = ["--run", str(stage.run), "--stage", stage.name, *options]
-    rows = (stage.settings or {}).get("rows", ()) if stage.name.startswith("evaluate") else ()
+    rows = (stage.settings or {}).get("rows", ()) if stage.name.startswith(("evaluate", "perceive")) else ()
     arguments += ["--rows", *rows] if rows else []
     write_json(mark_of(*stage.key), about | {"command": " ".join(["benchmarks/proof_stage.py", *arguments])})
     command = [sys.executable, str(ROOT / "benchmarks" / "proof_stage.py"), *arguments, "--parent", str(os.getpid())]

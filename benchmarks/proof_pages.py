@@ -1,6 +1,6 @@
 """docs/results.md, docs/results.json and README's table, from what docs/results holds."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,8 @@ from irlvla.files import json_mapping
 from irlvla.recipes import PPO_VARIANTS
 from irlvla.viewer.gap import Curve, curve_of_probes, gap_figure
 
+Pairs = Sequence[tuple[str, str]]
+"""A row and the one from which it is told apart."""
 BEGIN, END = "<!-- table: begin (make results) -->", "<!-- table: end -->"
 MAIN_ROWS = (
     "human", "pdm_closed", "constant_velocity", "ctra", "stand_still", "ego_mlp", "no_camera", "images_zeroed", "imitation",
@@ -39,9 +41,9 @@ def write_pages(docs: Path, readme: Path) -> dict[str, Any]:
     seeds = sorted(int(path.stem) for path in docs.glob("*.npz"))
     if not seeds:
         raise SystemExit(f"nothing is recorded in {docs}")
-    found = together(docs, seeds)
+    found = proof_numbers(docs, seeds)
     write_compact(docs.with_suffix(".json"), found)
-    gaps = gap_curves([json_mapping(path) for path in sorted((docs / "rows").glob("*.json"))])
+    gaps = gap_curves(rows_about(docs))
     if gaps:
         gap_figure(gaps).savefig(docs / "gap.png")
     docs.with_suffix(".md").write_text(document(found))
@@ -49,20 +51,21 @@ def write_pages(docs: Path, readme: Path) -> dict[str, Any]:
     return found
 
 
-def together(docs: Path, seeds: Sequence[int]) -> dict[str, Any]:
-    """All numbers of the tables."""
+def together(docs: Path, seeds: Sequence[int], wanted: Sequence[str], pairs_of: Callable[[Sequence[str]], Pairs]) -> dict[str, Any]:
+    """Numbers of some rows, as many as were recorded: means, paired differences, seconds, where they come from.
+
+    Args:
+        docs: the folder that `proof_record.record` wrote.
+        seeds: which of them.
+        wanted: rows, in this order.
+        pairs_of: from the rows that there are to those that are compared.
+    """
     kept = {seed: scores(docs / f"{seed}.npz") for seed in seeds}
-    about = [json_mapping(path) for path in sorted((docs / "rows").glob("*.json"))]
+    about = rows_about(docs)
     stages = {seed: json_mapping(docs / f"{seed}-stages.json") for seed in seeds}
-    quality = {seed: json_mapping(docs / f"{seed}-reward.json") for seed in seeds if (docs / f"{seed}-reward.json").exists()}
     means: Seeds = {seed: means_of(found, seed=seed) for seed, found in kept.items()}
     every = {row for found in means.values() for row, _ in found}
-    rows = [name for name in MAIN_ROWS if name in every]
-    bare = sorted(name for name in every if name.startswith(BARE))
-    ablations = [name for name in PPO_VARIANTS if name in every and name not in MAIN_ROWS]
-    names = sorted({name for found in kept.values() for name in found.parts})
-    parts = {name: {seed: means_of(found, name, seed) for seed, found in kept.items() if name in found.parts} for name in names}
-    demo = json_mapping(docs / "demo.json")["wall_seconds"] if (docs / "demo.json").exists() else None
+    rows = [name for name in wanted if name in every]
     marks = [mark for one in stages.values() for mark in one.values()]
     return {
         "definition": EPDMS,
@@ -71,19 +74,40 @@ def together(docs: Path, seeds: Sequence[int]) -> dict[str, Any]:
         "logs": [int(found.log.max()) + 1 for found in kept.values()],
         "commits": sorted({str(mark["commit"]) for mark in marks} | {str(row["commit"]) for row in about}),
         "changed_since_commit": sorted({name for one in stages.values() for name, mark in one.items() if mark["changed_since_commit"]}),
-        "command": "make results",
         "seeds": list(seeds),
+        "rows": [with_distances(table_row(means, name), about) for name in rows],
+        "pairs": table_pairs(means, pairs_of(rows)),
+        "wall_seconds": {
+            seed: {name: round(mark["seconds"], 1) for name, mark in one.items() if not mark["interrupted"]} for seed, one in stages.items()
+        },
+    }
+
+
+def proof_numbers(docs: Path, seeds: Sequence[int]) -> dict[str, Any]:
+    """All numbers of the proof's tables."""
+    found = together(docs, seeds, MAIN_ROWS, lambda rows: PAIRS)
+    kept = {seed: scores(docs / f"{seed}.npz") for seed in seeds}
+    about = rows_about(docs)
+    stages = {seed: json_mapping(docs / f"{seed}-stages.json") for seed in seeds}
+    quality = {seed: json_mapping(docs / f"{seed}-reward.json") for seed in seeds if (docs / f"{seed}-reward.json").exists()}
+    demo = json_mapping(docs / "demo.json")["wall_seconds"] if (docs / "demo.json").exists() else None
+    means: Seeds = {seed: means_of(one, seed=seed) for seed, one in kept.items()}
+    every = {row for one in means.values() for row, _ in one}
+    bare = sorted(name for name in every if name.startswith(BARE))
+    ablations = [name for name in PPO_VARIANTS if name in every and name not in MAIN_ROWS]
+    names = sorted({name for one in kept.values() for name in one.parts})
+    parts = {name: {seed: means_of(one, name, seed) for seed, one in kept.items() if name in one.parts} for name in names}
+    return found | {
+        "command": "make results",
         "bars": bars(means, quality, stages, demo),
         "demo_seconds": demo,
-        "rows": [with_distances(table_row(means, name), about) for name in rows],
-        "pairs": table_pairs(means, PAIRS),
         "each_seed": [
             {"seed": seed, "pairs": table_pairs({seed: one}, (*PAIRS[:6], ("selector", "imitation")))} for seed, one in means.items()
         ],
         "subsets": {
             name: {
                 "scenes": [int(kept[seed].parts[name].sum()) for seed in some],
-                "rows": [table_row(some, row) for row in rows],
+                "rows": [table_row(some, row["policy"]) for row in found["rows"]],
                 "pairs": table_pairs(some, PAIRS),
             }
             for name, some in parts.items()
@@ -91,15 +115,17 @@ def together(docs: Path, seeds: Sequence[int]) -> dict[str, Any]:
         CAMERA_ONLY: {"rows": [table_row(means, name) for name in bare], "pairs": table_pairs(means, BARE_PAIRS, BARE)},
         "ablations": [ablation(means, name) for name in ablations],
         "reward_models": [model for kind in ("imitation", "ppo", "vocabulary") for model in reward_rows(quality, kind)],
-        "wall_seconds": {
-            seed: {name: round(mark["seconds"], 1) for name, mark in one.items() if not mark["interrupted"]} for seed, one in stages.items()
-        },
         "stopped": [
             {"policy": row["policy"], "seed": row["seed"], "run": row.get("run", ""), "reason": row["probes"]["stopped"]}
             for row in about
             if row["probes"] and row["probes"]["stopped"] and not row["policy"].endswith("_by_predicted")
         ],
     }
+
+
+def rows_about(docs: Path) -> list[dict[str, Any]]:
+    """What is recorded of each row of each seed."""
+    return [json_mapping(path) for path in sorted((docs / "rows").glob("*.json"))]
 
 
 def gap_curves(about: Sequence[Mapping[str, Any]]) -> dict[str, Curve]:

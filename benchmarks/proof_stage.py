@@ -36,14 +36,19 @@ from irlvla.files import json_mapping  # noqa: E402
 from irlvla.intervals import intervals_of_sums  # noqa: E402
 from irlvla.learned import BY_PREDICTED, EXACT_SELECTOR, SELECTORS, ZEROED, learned_plans, trained  # noqa: E402
 from irlvla.make_world import SPLITS, make_world  # noqa: E402
+from irlvla.perceive import perception_quality  # noqa: E402
 from irlvla.prepare import prepare, print_failures  # noqa: E402
 from irlvla.recipes import Recipe, cache_tokens, fit_stage, keep_recipe, recipe_of  # noqa: E402
 from irlvla.reward_benchmark import benchmark, print_quality  # noqa: E402
+from irlvla.rollout import load_policy  # noqa: E402
 from irlvla.run import provenance, write_json  # noqa: E402
 from irlvla.workers import leave_with  # noqa: E402
 
 PRIVILEGED = ("human", "pdm_closed")
-OWN = {"vision": ("imitation",), **dict.fromkeys(("imitation", "world", "strip", "prepare", "tokens", "evaluate", "quality"), ())}
+OWN = {
+    "vision": ("imitation",),
+    **dict.fromkeys(("imitation", "world", "strip", "prepare", "tokens", "evaluate", "quality", "perceive"), ()),
+}
 """Folders of a stage that begins afresh, where that is not the one of its name: what lies there is removed."""
 
 
@@ -87,6 +92,8 @@ def main(
         cache_tokens(run, *(Store(run / "stores" / split) for split in ("train", "val")))
     elif stage == "evaluate":
         evaluate(run, world, seed, rows or evaluable(run))
+    elif stage == "perceive":
+        perceive(run, rows)
     elif stage == "quality":
         print_quality(benchmark(run, run / "stores" / "train", Store(run / "stores" / "test"), "test", seed))
     else:
@@ -114,6 +121,15 @@ def prepare_all(run: Path, world: Path, recipe: Recipe) -> None:
         print_failures(store)
     if any(store.failed for store in stores):
         raise SystemExit(1)
+
+
+def perceive(run: Path, rows: Sequence[str]) -> None:
+    """Writes `perception/<row>.json`: how well the policies of some rows tell what is there in the test split."""
+    store = Store(run / "stores" / "test")
+    for row in rows:
+        report = perception_quality(load_policy(run / row / "checkpoint"), store, np.arange(len(store)))
+        write_json(run / "perception" / f"{row}.json", {"policy": row, **report})
+        print(f"{row}: { ({name: part.get('ap') for name, part in report.items() if isinstance(part, dict)}) }", flush=True)
 
 
 def stages_of(row: str) -> tuple[str, ...]:

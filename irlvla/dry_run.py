@@ -49,6 +49,7 @@ def _two_steps(config: ImitationConfig, processes: int) -> ImitationConfig:
         prior=replace(config.prior, steps=2, batch=2),
         steps=2,
         planner_steps=2,
+        reason_every=2,
         batch=batch,
         planner_batch=batch,
         warmup=1,

@@ -31,7 +31,7 @@ from irlvla.types import SUB_SCORE_NAMES, SubScores
 SELECTORS = {"selector": "imitation", "ppo_selector": "ppo"}
 """Row name -> the policy among whose proposals the reward world model picks."""
 LEARNED = ("ego_mlp", "no_camera", "imitation", "imitation_continued", "best_of_g", "ppo", *SELECTORS)
-"""Learned rows; variants of `ppo` go by the names of their folders."""
+"""Learned rows; variants of `imitation` and `ppo` go by the names of their folders."""
 BY_PREDICTED = "_by_predicted"
 """Ending of rows that are only evaluated when they are asked for: a PPO run's candidate that its own reward would have chosen."""
 EXACT_SELECTOR = "selector_exact"
@@ -48,12 +48,13 @@ def checkpoint_of(folder: Path, name: str) -> Path:
 
 
 def trained(folder: Path) -> tuple[str, ...]:
-    """Learned rows that a run's checkpoints allow: in the order of LEARNED, then variants of `ppo` by name."""
+    """Learned rows that a run's checkpoints allow: in the order of LEARNED, then variants by name."""
 
     def there(name: str) -> bool:
         return (checkpoint_of(folder, name) / "checkpoint.json").exists()
 
-    variants = sorted(path.parent.parent.name for path in folder.glob("ppo_*/checkpoint/checkpoint.json"))
+    names = (path.parent.parent.name for kind in ("imitation", "ppo") for path in folder.glob(f"{kind}_*/checkpoint/checkpoint.json"))
+    variants = sorted(name for name in names if name not in LEARNED)
     known = (name for name in LEARNED if (there("reward") and there(SELECTORS[name]) if name in SELECTORS else there(name)))
     return (*known, *variants)
 

@@ -1,5 +1,6 @@
 """Whole recipes: the configs of all stages that belong together. Adding one is a function here and a line in the dict."""
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,6 +10,7 @@ from irlvla.data.features import SensorConfig
 from irlvla.data.store import Store
 from irlvla.files import json_mapping, short
 from irlvla.learned import checkpoint_of
+from irlvla.model.diffusion import full_diffusion, regression
 from irlvla.model.elements import ElementConfig
 from irlvla.model.language import LanguageConfig
 from irlvla.model.perception import PerceptionConfig
@@ -111,6 +113,7 @@ def navtrain(seed: int = 0) -> Recipe:
     |---|---|---|
     | encoder | ResNet-34, pretrained, learns on | DiffusionDrive (arXiv 2411.15139), TransFuser |
     | cameras | front, left, right, and the front one's middle half | DiffusionDrive's three; the fourth picture is ours |
+    | road in the ego frame | 0.4 m below its origin | nuPlan's origin is the rear axle, see `irlvla.data.rig` |
     | picture | 256 x 448 | DiffusionDrive joins its three to 256 x 1024; ours keep 16:9 |
     | batch, rate, decay | 512, 6e-4, 1e-4, AdamW | DiffusionDrive: 8 GPUs x 64 |
     | updates | 20,000 of 512 | its 100 epochs of 103,288 scenes are 20,174 |
@@ -123,7 +126,8 @@ def navtrain(seed: int = 0) -> Recipe:
     """
     recipe = default(seed)
     vision = VisionConfig(encoder="hf:microsoft/resnet-34", widths=(64, 128, 256))
-    policy = replace(recipe.imitation.policy, perception=PerceptionConfig(vision=vision), width=256)
+    perception = PerceptionConfig(vision=vision, elements=ElementConfig(), language=LanguageConfig())
+    policy = replace(recipe.imitation.policy, perception=perception, width=256)
     imitation = replace(
         recipe.imitation,
         policy=policy,
@@ -140,7 +144,7 @@ def navtrain(seed: int = 0) -> Recipe:
     return replace(
         recipe,
         name="navtrain",
-        sensors=SensorConfig(height=256, width=448),
+        sensors=SensorConfig(height=256, width=448, ground=-0.4),
         imitation=imitation,
         no_camera=replace(imitation, policy=replace(policy, perception=None)),
     )
@@ -149,6 +153,25 @@ def navtrain(seed: int = 0) -> Recipe:
 RECIPES: dict[str, Callable[[int], Recipe]] = {"default": default, "vla": vla, "tiny": tiny, "navtrain": navtrain}
 TOGETHER = ("vision", "imitation", "no_camera")
 """Stages that several processes can train together."""
+IMITATION_VARIANTS: dict[str, dict[str, Any]] = {
+    "imitation_pictures": {
+        "policy": {"perception": {"birds_eye": {"lift": False, "front_views": 4}, "elements": None, "language": None}},
+        "map_weight": 0.0,
+        "ahead_weight": 0.0,
+    },
+    "imitation_birds_eye": {"policy": {"perception": {"elements": None, "language": None}}},
+    "imitation_elements": {"policy": {"perception": {"elements": ElementConfig(), "language": None}}},
+    "imitation_language": {"policy": {"perception": {"elements": ElementConfig(), "language": LanguageConfig()}}},
+    "imitation_meta": {"policy": {"perception": {"elements": ElementConfig(), "language": LanguageConfig(hidden="meta")}}},
+    "imitation_silent": {"policy": {"perception": {"elements": ElementConfig(), "language": LanguageConfig(write=False)}}},
+    "imitation_regression": {"policy": {"diffusion": regression(), "anchors": 1}},
+    "imitation_anchored_regression": {"policy": {"diffusion": regression()}},
+    "imitation_full_diffusion": {"policy": {"diffusion": full_diffusion()}},
+    "imitation_deformable": {"policy": {"deformable": 3}},
+    "imitation_lite0": {"policy": {"perception": {"vision": {"encoder": "efficientnet-lite0", "frozen": True}}}},
+    "imitation_dinov2": {"policy": {"perception": {"vision": {"encoder": "dinov2-s", "frozen": True}}}},
+}
+"""Stages that are the recipe's `imitation` but for what is changed here: parts added one after the other, planners, encoders."""
 REWARD_VARIANTS: dict[str, dict[str, Any]] = {
     "reward_no_camera": {"model": {"camera": False}},
     "reward_members": {"model": {"members": 4}},
@@ -205,6 +228,7 @@ STAGES = (
     "imitation",
     "no_camera",
     "ego_mlp",
+    *IMITATION_VARIANTS,
     "reward",
     *REWARD_VARIANTS,
     "ppo",
@@ -254,6 +278,8 @@ def stage_config(stage: str, recipe: Recipe) -> Any:
         ValueError: the stage is not known.
     """
     check_stage(stage)
+    if stage in IMITATION_VARIANTS:
+        return _changed(recipe.imitation, IMITATION_VARIANTS[stage])
     if stage in REWARD_VARIANTS:
         return _changed(recipe.reward, REWARD_VARIANTS[stage])
     if stage in PPO_VARIANTS:
@@ -304,6 +330,10 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
             return reward.fit(config, policy, train, val, own, resume, tokens)
         case "imitation_continued" | "best_of_g":
             return continuation.fit(config, policy, judge, train, val, own, resume, tokens)
+    if stage in IMITATION_VARIANTS:
+        checkpoint = imitation.fit(config, train, val, own, resume, own / "tokens")
+        shutil.rmtree(own / "tokens", ignore_errors=True)  # half a gigabyte that no other stage reads
+        return checkpoint
     if stage in REWARD_VARIANTS:
         labels = folder / "reward" / "labels" if stage in SAME_LABELS else None
         return reward.fit(config, policy, train, val, own, resume, tokens, labels)

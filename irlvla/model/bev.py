@@ -31,7 +31,8 @@ FRONT_POOLED = 2
 class BirdsEyeConfig:
     """The bird's-eye view: `cells` a side, `heights` (m) looked up above each, widths of the grid, `width` of tokens.
 
-    Image tokens come from `front_views` views: with default sensors the front camera and its enlarged middle half.
+    Image tokens come from `front_views` views: with default sensors the front camera and its enlarged middle half. Without `lift` there is
+    no bird's-eye view: no cells, and a grid of zeros (a control: pictures without 3D reasoning).
     """
 
     width: int = 96
@@ -42,6 +43,7 @@ class BirdsEyeConfig:
     channels: int = 24
     queries: int = 4
     front_views: int = 2
+    lift: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,21 +76,22 @@ class BirdsEye(nn.Module):
     def __init__(self, config: BirdsEyeConfig, vision: VisionConfig) -> None:
         super().__init__()
         self.config = config
-        fine, coarse = config.fine_width, config.coarse_width
         places = cell_places(config.cells)
-        self.register_buffer("places", places, persistent=False)
-        self.lift = nn.Linear(vision.widths[1], len(config.heights) * fine)
-        self.showing = nn.Linear(GEOMETRY, 2 * fine)
-        self.place = nn.Linear(places.shape[1], fine)
-        self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in (fine, coarse, coarse, fine))
-        self.first = nn.Conv2d(fine, fine, 3, padding=1)
-        self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
-        self.context = nn.Conv2d(coarse, coarse, 3, padding=2, dilation=2)
-        self.wider = nn.Conv2d(coarse, coarse, 3, padding=4, dilation=4)
-        self.up = nn.Conv2d(coarse, fine, 1)
-        self.last = nn.Conv2d(fine, fine, 3, padding=1)
-        self.maps = nn.Conv2d(fine, config.channels, 1)
-        self.cell_token = nn.Linear(coarse, config.width)
+        if config.lift:
+            fine, coarse = config.fine_width, config.coarse_width
+            self.register_buffer("places", places, persistent=False)
+            self.lift = nn.Linear(vision.widths[1], len(config.heights) * fine)
+            self.showing = nn.Linear(GEOMETRY, 2 * fine)
+            self.place = nn.Linear(places.shape[1], fine)
+            self.norms = nn.ModuleList(nn.BatchNorm2d(width) for width in (fine, coarse, coarse, fine))
+            self.first = nn.Conv2d(fine, fine, 3, padding=1)
+            self.down = nn.Conv2d(fine, coarse, 3, stride=2, padding=1)
+            self.context = nn.Conv2d(coarse, coarse, 3, padding=2, dilation=2)
+            self.wider = nn.Conv2d(coarse, coarse, 3, padding=4, dilation=4)
+            self.up = nn.Conv2d(coarse, fine, 1)
+            self.last = nn.Conv2d(fine, fine, 3, padding=1)
+            self.maps = nn.Conv2d(fine, config.channels, 1)
+            self.cell_token = nn.Linear(coarse, config.width)
         self.image = nn.Linear(vision.widths[2], config.width)
         self.image_norm = nn.LayerNorm(config.width)
         self.ray = nn.Linear(places.shape[1], config.width)
@@ -100,21 +103,29 @@ class BirdsEye(nn.Module):
     def forward(self, features: ImageFeatures, sight: Sight) -> BirdsEyeView:
         """Tokens and grid from the encoder's feature maps of some pictures and the calibration of their cameras."""
         with torch.autocast(features.fine.device.type, torch.bfloat16):
-            cells = self._lifted(features.fine, sight)
-            fine = cells + self.first(functional.relu(self.norms[0](cells)))
-            coarse = self.down(functional.relu(fine))
-            coarse = coarse + self.context(functional.relu(self.norms[1](coarse)))
-            coarse = coarse + self.wider(functional.relu(self.norms[2](coarse)))
-            fine = fine + functional.interpolate(self.up(coarse), scale_factor=2, mode="nearest")
-            fine = functional.relu(fine + self.last(functional.relu(self.norms[3](fine))))
-            grid = self.maps(fine)
-            below = self.cell_token(functional.avg_pool2d(coarse, 2).flatten(2).transpose(1, 2))
+            below, grid = self._below(features.fine, sight)
             front = self._front(features.coarse, sight)
             answers = self.answer(self.questions.expand(front.shape[0], -1, -1), front.flatten(1, 3))
             ahead = torch.stack([head(answers[:, index]) for index, head in enumerate(self.ahead)], dim=1)
             pooled = functional.avg_pool2d(front.flatten(0, 1).permute(0, 3, 1, 2), FRONT_POOLED, ceil_mode=True)
             pooled = pooled.unflatten(0, front.shape[:2]).permute(0, 1, 3, 4, 2).flatten(1, 3)
         return BirdsEyeView(cells=below.float(), images=pooled.float(), answers=answers.float(), grid=grid.float(), ahead=ahead.float())
+
+    def _below(
+        self, features: Float[Tensor, "scenes views width rows columns"], sight: Sight
+    ) -> tuple[Float[Tensor, "scenes cells token_width"], Float[Tensor, "scenes channels 32 32"]]:
+        """Tokens of the coarse cells, and the fine grid; without a lift no tokens, and a grid of zeros."""
+        if not self.config.lift:
+            scenes, side = features.shape[0], self.config.cells
+            return features.new_zeros(scenes, 0, self.config.width), features.new_zeros(scenes, self.config.channels, side, side)
+        cells = self._lifted(features, sight)
+        fine = cells + self.first(functional.relu(self.norms[0](cells)))
+        coarse = self.down(functional.relu(fine))
+        coarse = coarse + self.context(functional.relu(self.norms[1](coarse)))
+        coarse = coarse + self.wider(functional.relu(self.norms[2](coarse)))
+        fine = fine + functional.interpolate(self.up(coarse), scale_factor=2, mode="nearest")
+        fine = functional.relu(fine + self.last(functional.relu(self.norms[3](fine))))
+        return self.cell_token(functional.avg_pool2d(coarse, 2).flatten(2).transpose(1, 2)), self.maps(fine)
 
     def _lifted(
         self, fine: Float[Tensor, "scenes views width rows columns"], sight: Sight

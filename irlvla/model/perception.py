@@ -29,6 +29,10 @@ class PerceptionConfig:
     elements: ElementConfig | None = None
     language: LanguageConfig | None = None
 
+    def __post_init__(self) -> None:
+        if self.elements is not None and not self.birds_eye.lift:
+            raise ValueError("elements are found in the bird's-eye view, and lift is False: there is none")
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Seen:

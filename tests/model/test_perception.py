@@ -3,6 +3,7 @@ import dataclasses
 import pytest
 import torch
 
+from irlvla.model.bev import BirdsEyeConfig
 from irlvla.model.elements import ElementConfig
 from irlvla.model.language import LanguageConfig
 from irlvla.model.perception import Perception, PerceptionConfig, prompt_ids
@@ -60,3 +61,12 @@ def test_every_part_learns_from_its_tokens(part):
     found = getattr(perception, part)
     gradients = [found.grad] if isinstance(found, torch.nn.Parameter) else [value.grad for value in found.parameters()]
     assert any(value is not None and bool(value.any()) for value in gradients)
+
+
+def test_pictures_alone_give_image_tokens_and_an_empty_grid():
+    flat = dataclasses.replace(WHOLE, birds_eye=BirdsEyeConfig(lift=False, front_views=4), elements=None)
+    seen = perceived(flat)
+    assert seen.view.cells.shape[1] == 0 and not seen.scene.grid.any()
+    assert seen.scene.tokens.shape[1] == seen.view.images.shape[1] + seen.view.answers.shape[1] + 3
+    with pytest.raises(ValueError, match="lift is False: there is none"):
+        dataclasses.replace(WHOLE, birds_eye=BirdsEyeConfig(lift=False))
