@@ -55,7 +55,7 @@ def test_navtrain_passes_its_dry_run_by_two_processes(tmp_path):
     assert json.loads((folder / "recipe.json").read_text())["sensors"]["width"] == 448
     steps = {(step, name) for step, name, _ in run.metrics(folder / "imitation" / "metrics.csv")}
     assert {(0, "train/maps"), (3, "train/loss"), (3, "val/epdms")} <= steps
-    with pytest.raises(ValueError, match="all cameras of one moment must be there"):
+    with pytest.raises(ValueError, match="a policy with a language model writes word by word"):
         export_run(folder)
     assert (folder / "imitation" / "checkpoint" / "policy.safetensors").exists() and not (tmp_path / "run" / "data.json").exists()
 
