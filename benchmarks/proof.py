@@ -46,6 +46,8 @@ CAMERA_ONLY_ROWS = ("imitation", "ppo_annotated", "ppo_all_logs", "ppo", "select
 ONCE = ("ppo_annotated_model",)
 """Its rows for the seeds of the ablations alone."""
 ABLATIONS = tuple(name for name in PPO_VARIANTS if name not in (*REWARD_ROWS, *CAMERA_ONLY_ROWS, *ONCE))
+LARGE = ("ppo_confidences", "ppo_trajectories", "ppo_anchor", "ppo_little_cloning", "ppo_kl", "ppo_exact_32nd")
+"""Ablations whose effect on the first seed was a point or more: every seed gets them."""
 TRAINED_AFTER_REWARD = ("ppo", "imitation_continued", "best_of_g", *REWARD_ROWS)
 UNTIL = {"imitation": ("world", "strip", "prepare", "vision", "imitation", "no_camera", "ego_mlp", "tokens")}
 
@@ -132,7 +134,7 @@ def plan(runs: Mapping[Path, Recipe], test_logs: int | None, ablated: Sequence[P
     """
     core = [stage for run, recipe in runs.items() for stage in core_stages(run, recipe, test_logs)]
     bare = [stage for run, recipe in runs.items() for stage in camera_only_stages(run, recipe, run in ablated)]
-    ablations = [stage for run, recipe in runs.items() if run in ablated for stage in ablation_stages(run, recipe)]
+    ablations = [stage for run, recipe in runs.items() for stage in (ablation_stages if run in ablated else large_stages)(run, recipe)]
     every = core + bare + ablations
     if only == "evaluate":
         places = [run for run in dict.fromkeys(stage.run for stage in every) if kept_mark(run, "imitation").get("finished")]
@@ -203,6 +205,11 @@ def ablation_stages(run: Path, recipe: Recipe) -> list[Stage]:
         evaluated(run, "evaluate:ablations", ABLATIONS, *ABLATIONS, "evaluate:core"),
         Stage(run=run, name="quality:ablations", needs=tuple((run, name) for name in (*judges, "quality:core"))),
     ]
+
+
+def large_stages(run: Path, recipe: Recipe) -> list[Stage]:
+    """What is measured on every seed because it made a difference on the first."""
+    return [*(trained(run, recipe, name, judge_of(name)) for name in LARGE), evaluated(run, "evaluate:large", LARGE, *LARGE, "evaluate:core")]
 
 
 def mark_of(run: Path, name: str) -> Path:
