@@ -209,7 +209,10 @@ def ablation_stages(run: Path, recipe: Recipe) -> list[Stage]:
 
 def large_stages(run: Path, recipe: Recipe) -> list[Stage]:
     """What is measured on every seed because it made a difference on the first."""
-    return [*(trained(run, recipe, name, judge_of(name)) for name in LARGE), evaluated(run, "evaluate:large", LARGE, *LARGE, "evaluate:core")]
+    return [
+        *(trained(run, recipe, name, judge_of(name)) for name in LARGE),
+        evaluated(run, "evaluate:large", LARGE, *LARGE, "evaluate:core"),
+    ]
 
 
 def mark_of(run: Path, name: str) -> Path:

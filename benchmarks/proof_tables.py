@@ -143,7 +143,10 @@ def bars(
     found.append(bar("selector (G = 20) - confidence (imitation): interval above 0", apart("selector", "imitation"), positive, note))
     found.append(best_overall(seeds))
     text = "half the logs camera-only: ppo_all_logs - ppo_annotated: interval above 0"
-    found.append(bar(text, apart(f"{BARE}ppo_all_logs", f"{BARE}ppo_annotated"), positive))
+    shares = {"all": "ppo_exact", "an 8th": "ppo_exact_8th", "a 32nd": "ppo_exact_32nd"}
+    gains = [f"{gain.value:+.1f} on {part}" for part, row in shares.items() if (gain := apart(row, "imitation")) is not None]
+    note = f"PPO with the exact reward gains {', '.join(gains)} of its logs" if len(gains) > 1 else ""
+    found.append(bar(text, apart(f"{BARE}ppo_all_logs", f"{BARE}ppo_annotated"), positive, note))
     for name in ("nc", "dac", "tlc"):
         leads = [lead for one in quality.values() if (lead := camera_lead(one, f"auc_{name}")) is not None]
         value = float(np.mean([lead["difference"] for lead in leads])) if leads else None
