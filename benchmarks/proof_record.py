@@ -20,8 +20,8 @@ CAMERA_ONLY = "camera_only"
 STEPPED = ("nc", "dac", "ddc", "tlc", "ttc", "lk", "hc", "ec")
 """Sub-scores that take 0, 0.5 and 1."""
 SMOOTH = ("epdms", "ep")
-SCALE = 50_000
-"""Steps from 0 to 1 in which EPDMS and EP are kept: a point of 100 is 500 of them."""
+SCALE = 1_000
+"""Steps from 0 to 1 in which EPDMS and EP are kept: a point of 100 is 10 of them, which over thousands of scenes is exact enough."""
 MISSING = 255
 QUALITY = ("auc_", "ece_", "spearman", "enrichment_", "regret_", "share_")
 STAGE_NOTES = ("commit", "changed_since_commit", "begun", "finished", "seconds", "interrupted")
