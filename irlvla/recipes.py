@@ -118,7 +118,7 @@ def navtrain(seed: int = 0) -> Recipe:
     | batch, rate, decay | 512, 6e-4, 1e-4, AdamW | DiffusionDrive: 8 GPUs x 64 |
     | updates | 20,000 of 512 | its 100 epochs of 103,288 scenes are 20,174 |
     | warm-up | 600 updates | its 3 epochs |
-    | memory a GPU | about 16 GB | estimate: 64 moments x 4 pictures x 50 MB, and the planner |
+    | memory a GPU | about 16 GB | estimate: 64 moments x 4 pictures x 50 MB, and the planner; element decoder and language model not counted |
     | hours | 6 to 12 | estimate: 2 of arithmetic at 40 TFLOP/s a GPU; published runs of this size take 5 to 24 |
 
     Source: DiffusionDrive, section 4; hours of others: autonomousvision/navsim issue 39 (TransFuser, 100 epochs, one GPU: 24),
@@ -183,7 +183,7 @@ REWARD_VARIANTS: dict[str, dict[str, Any]] = {
     "reward_vocabularies": {"candidates": {"vocabularies": (32, 256, 2048, 8192)}},
 }
 """Stages that are the recipe's `reward` but for what is changed here."""
-SAME_LABELS = ("reward_no_camera", "reward_members", "reward_queries")
+SAME_LABELS = ("reward_no_camera", "reward_members")
 """Those that learn from the labels of `reward`."""
 _UNHELD = {"clone_weight": 0.0, "rate": 5e-4, "iterations": 60}
 _UNGUARDED = {"guards": {"probe_every": 5, "gap_growth": 100.0, "below_imitation": 99}}

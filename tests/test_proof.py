@@ -49,12 +49,13 @@ def stages(tmp_path):
     return {stage.name: stage for stage in planned(tmp_path, only="core")}
 
 
-def test_every_stage_comes_after_what_it_needs_and_only_the_first_seed_gets_the_ablations(tmp_path):
+def test_every_stage_comes_after_what_it_needs_and_only_the_first_seed_gets_all_ablations(tmp_path):
     seen, stages = set(), planned(tmp_path, seeds=(31, 32))
     for stage in stages:
         assert seen.issuperset(stage.needs) and stage.key not in seen, stage.name
         seen.add(stage.key)
-    for name, seeds in {"ppo_exact": ["31", "32"], "ppo_critic": ["31"], "reward_shifted": ["31"]}.items():
+    each = {"ppo_exact": ["31", "32"], "ppo_critic": ["31"], "reward_shifted": ["31"]} | dict.fromkeys(proof.LARGE, ["31", "32"])
+    for name, seeds in each.items():
         assert sorted(run.name for run, stage in seen if stage == name and run.name != "camera_only") == seeds
     in_both = {name for run, name in seen if run == tmp_path / "32" / "camera_only"}
     assert {"ppo", "ppo_annotated", "ppo_all_logs"} <= in_both and "ppo_annotated_model" not in in_both
