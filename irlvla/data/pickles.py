@@ -5,6 +5,9 @@ memo numbers stay below its size, keys are strings or small numbers (tuples and 
 as lists and dictionaries as dictionaries, and only names are called. Then the only names there are, are the few that NumPy pickles
 arrays with, and each is a function of ours: NumPy's own trust the sizes and types that a file gives.
 
+Objects of foreign classes come out as `Made`: what was called with what, and the state that was set; nothing of those classes is
+imported, and none can be named that the caller did not list.
+
 Source: CPython 3.11, Lib/pickletools.py (opcodes); NumPy 2.4, numpy/_core/src/multiarray/methods.c (states of arrays and types).
 """
 
@@ -12,7 +15,7 @@ import io
 import math
 import pickle
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, no_type_check
 
 import numpy as np
@@ -36,7 +39,7 @@ _COMPLAINTS = (
 _ARGUMENTS = np.full(256, _REFUSED, np.int64)
 """What follows an opcode: so many bytes, lines of text, or a count of 1, 4 or 8 bytes and so many bytes."""
 for _codes, _argument in (
-    (b"(.01NRabde})l]stu2\x85\x86\x87\x88\x89\x93\x94", _NONE), (b"Khq", 1), (b"M", 2), (b"Jjr", 4), (b"G\x95", 8), (b"\x80", 1),
+    (b"(.01NRabde})l]stu2\x81\x85\x86\x87\x88\x89\x93\x94", _NONE), (b"Khq", 1), (b"M", 2), (b"Jjr", 4), (b"G\x95", 8), (b"\x80", 1),
     (b"FILSVgp", _LINE), (b"c", _LINES), (b"CU\x8a\x8c", _COUNT_1), (b"BTX\x8b", _COUNT_4), (b"\x8d\x8e\x96", _COUNT_8),
 ):  # fmt: skip
     _ARGUMENTS[list(_codes)] = _argument
@@ -48,8 +51,12 @@ for _codes, _kind in (
     _PUSHED[list(_codes)] = _kind
 
 
-def unpickled(content: bytes) -> Any:
+def unpickled(content: bytes, classes: Collection[str] = ()) -> Any:
     """The value in a pickle: None, numbers, text, bytes, lists, tuples, dictionaries with keys of text or small numbers, NumPy arrays.
+
+    Args:
+        content: The pickle.
+        classes: Full names of foreign classes (and functions) whose objects may be in it; each comes out as a `Made`.
 
     Raises:
         pickle.UnpicklingError: The content is damaged, or asks for what is not listed; other errors of `BAD_PICKLE` for damaged values.
@@ -57,13 +64,70 @@ def unpickled(content: bytes) -> Any:
     code, place = _complaint(np.frombuffer(content, np.uint8))
     if code:
         raise pickle.UnpicklingError(f"byte {place}: {_COMPLAINTS[code]}")
-    return _Unpickler(content).load()
+    return _Unpickler(content, classes).load()
 
 
 BAD_PICKLE = (
     pickle.UnpicklingError, EOFError, AttributeError, LookupError, TypeError, ValueError, ArithmeticError, MemoryError, RecursionError,
 )  # fmt: skip
 """What reading a damaged pickle can raise."""
+
+
+class Made:
+    """Stands for an object of a listed foreign class: the class's full name, what it was made with, and its state."""
+
+    __slots__ = ("arguments", "state")
+    name = ""
+
+    def __new__(cls, *arguments: Any) -> "Made":
+        """Called by the unpickler, as the foreign class would be."""
+        made = object.__new__(cls)
+        made.arguments, made.state = arguments, None
+        return made
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+
+def state_of(value: Any, name: str) -> dict[str, Any]:
+    """The attributes of an object of a foreign class, from `__dict__` and slots alike.
+
+    Args:
+        value: A `Made`.
+        name: The last part of the class's name.
+
+    Raises:
+        ValueError: The value is of another class or has no attributes.
+    """
+    if not isinstance(value, Made) or value.name.rpartition(".")[2] != name:
+        kind = value.name.rpartition(".")[2] if isinstance(value, Made) else short(value)
+        raise ValueError(f"{kind} stands where a {name} belongs")
+    state = value.state
+    if isinstance(state, tuple) and len(state) == 2:
+        # Of a class with slots: those attributes come second.
+        state = {**(state[0] if isinstance(state[0], dict) else {}), **(state[1] if isinstance(state[1], dict) else {})}
+    if not isinstance(state, dict):
+        raise ValueError(f"a {name} has no attributes")
+    return state
+
+
+def arguments_of(value: Any, name: str, count: int) -> tuple[Any, ...]:
+    """What an object of a foreign class (or the value of an enum) was made with.
+
+    Args:
+        value: A `Made`.
+        name: The last part of the class's name.
+        count: How many arguments it takes at least; only these come back.
+
+    Raises:
+        ValueError: The value is of another class or was made with fewer arguments.
+    """
+    if not isinstance(value, Made) or value.name.rpartition(".")[2] != name:
+        kind = value.name.rpartition(".")[2] if isinstance(value, Made) else short(value)
+        raise ValueError(f"{kind} stands where a {name} belongs")
+    if len(value.arguments) < count:
+        raise ValueError(f"a {name} is made of {len(value.arguments)} values, not {count}")
+    return value.arguments[:count]
 
 
 class _Name:
@@ -97,6 +161,9 @@ class _Type:
         self.order = state[1]
 
 
+_PLAIN = (str, int, float, bool, type(None))
+
+
 class _Array(np.ndarray):
     """An array from a pickle; until it is complete, `unpickler` counts for it what has been made."""
 
@@ -110,7 +177,7 @@ class _Array(np.ndarray):
         dtype = unpickler.dtype(kind)
         if dtype.hasobject:
             # Only plain elements: arrays in arrays could be nested without end.
-            if not isinstance(values, list) or not all(type(value) in (str, int, float, bool, type(None)) for value in values):
+            if not isinstance(values, list) or not all(type(value) in _PLAIN or isinstance(value, Made) for value in values):
                 raise pickle.UnpicklingError("an array of objects that are not numbers or text")
             unpickler.count(shape, 1, len(values))
         else:
@@ -121,7 +188,7 @@ class _Array(np.ndarray):
 
 
 class _Unpickler(pickle.Unpickler):
-    def __init__(self, content: bytes) -> None:
+    def __init__(self, content: bytes, classes: Collection[str]) -> None:
         super().__init__(io.BytesIO(content))
         # Protocols before 3 write the bytes of an array as text first.
         self._left = {"arrays": len(content), "text": len(content)}
@@ -130,11 +197,13 @@ class _Unpickler(pickle.Unpickler):
         names |= {(f"{room}.multiarray", "_reconstruct"): self._reconstructed for room in core}
         names |= {(f"{room}.multiarray", "scalar"): self._scalar for room in core}
         names |= {(f"{room}.numeric", "_frombuffer"): self._from_buffer for room in core}
-        self._names = {name: _Name(made) for name, made in names.items()}
+        self._names: dict[tuple[str, str], Any] = {name: _Name(made) for name, made in names.items()}
+        # What opcodes call has to be a class; that of a foreign name is made here, with a name and nothing else of its own.
+        self._names |= {tuple(full.rsplit(".", 1)): type("Made", (Made,), {"__slots__": (), "name": full}) for full in classes}
 
-    def find_class(self, module: str, name: str) -> _Name:
+    def find_class(self, module: str, name: str) -> Any:
         if (module, name) not in self._names:
-            raise pickle.UnpicklingError(f"class {short(f'{module}.{name}')[1:-1]} is not allowed in a log")
+            raise pickle.UnpicklingError(f"class {short(f'{module}.{name}')[1:-1]} is not allowed in this kind of file")
         return self._names[module, name]
 
     def count(self, shape: Any, itemsize: int, held: int) -> None:
@@ -302,11 +371,11 @@ def _complaint(content):
                 return 5, start
             if kinds[height - 1] != (_LIST if code == 97 else _DICT):
                 return 6, start
-        elif code == 82 or code == 98 or code == 147:  # REDUCE, BUILD, STACK_GLOBAL
+        elif code == 82 or code == 98 or code == 129 or code == 147:  # REDUCE, BUILD, NEWOBJ, STACK_GLOBAL
             if height - 2 < fence:
                 return 3, start
             height -= 1
-            if code == 82 and (kinds[height - 1] != _NAME or kinds[height] != _TUPLE):
+            if (code == 82 or code == 129) and (kinds[height - 1] != _NAME or kinds[height] != _TUPLE):
                 return 7, start
             if code == 98 and kinds[height - 1] != _MADE:
                 return 7, start
