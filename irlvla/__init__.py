@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 else:
     from irlvla import score
 
-__all__ = ["PreparedScene", "SubScores", "epdms", "load_scenes", "score"]
+__all__ = ["PreparedScene", "SubScores", "epdms", "load_metric_caches", "load_scenes", "score"]
 
 
 def load_scenes(
@@ -64,6 +64,28 @@ def load_scenes(
 
     roots = (None if root is None else Path(root) for root in (logs, maps))
     return prepared_scenes(*roots, split, tokens, None if store is None else Path(store))
+
+
+def load_metric_caches(folder: str | Path) -> list[PreparedScene]:
+    """Scenes ready to score out of the devkit's metric caches; no logs, no maps and no devkit are needed.
+
+    Args:
+        folder: Holds <anything>/<scene token>/metric_cache.pkl, as NAVSIM_EXP_ROOT/metric_cache does. Classes in the pickles are not
+            imported; one that is none of a cache's is an error.
+
+    Returns:
+        The scenes, in order of their paths.
+
+    Raises:
+        ValueError: There is no cache, two of one scene, or one that is damaged; the message names it.
+
+    Example:
+        >>> [scene.token for scene in load_metric_caches("tests/golden/metric_cache")]
+        ['5ae9604062e39a93', '271ebfe4c3922d41']
+    """
+    from irlvla.metric_caches import metric_cache_scenes
+
+    return metric_cache_scenes(folder)
 
 
 def epdms(sub_scores: SubScores) -> Shaped[Any, "*trajectories"]:

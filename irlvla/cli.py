@@ -3,11 +3,12 @@
 import shutil
 import sys
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
 import tyro
 
 from irlvla.run_data import data_of, environment, root
+from irlvla.score_command import score
 
 EXTRAS = dict.fromkeys(("torch", "safetensors", "tensorboard", "matplotlib"), "train")
 EXTRAS |= dict.fromkeys(("sumo", "pyogrio"), "world") | dict.fromkeys(("scipy", "pyarrow"), "train,world")
@@ -62,52 +63,6 @@ def pandaset(sequence: Place, out: Place) -> None:
 
     for name in write_pandaset(sequence, out):
         print(f"cameras only: {name}")
-
-
-def score(
-    trajectories: Path,
-    out: Path,
-    split: str | None = None,
-    logs: Path | None = None,
-    maps: Path | None = None,
-    store: Path | None = None,
-    definition: str = "epdms",
-    traffic: Literal["log_replay"] = "log_replay",
-    processes: int | None = None,
-) -> None:
-    """Score trajectories exactly as the NAVSIM v2 devkit does: a CSV, and a summary as JSON beside it.
-
-    Killed and started again, it goes on where it was. Exits with 1 if anything could not be scored.
-
-    Args:
-        trajectories: .npz with `<token>_poses` (N, 8, 3), and optionally `_poses_10hz`, `_prev_poses`, `_prev_poses_10hz`.
-        out: the CSV.
-        split: folder below navsim_logs, or a scene filter file (default: test, or whatever the store holds).
-        logs: OPENSCENE_DATA_ROOT (default: the environment variable of that name).
-        maps: NUPLAN_MAPS_ROOT (default: the environment variable of that name).
-        store: folder of prepared scenes: made by the first call, later ones need neither logs nor maps.
-        definition: of the score: epdms, or epdms_unfiltered without the human filter.
-        traffic: how other road users move.
-        processes: how many work at once (default: as many as there are cores).
-    """
-    from irlvla.score_parts import folder_of
-    from irlvla.score_summary import summary_text
-    from irlvla.score_table import score_split
-
-    logs, maps = logs or environment("OPENSCENE_DATA_ROOT"), maps or environment("NUPLAN_MAPS_ROOT")
-    if store is None:
-        logs, maps = root(logs, "OPENSCENE_DATA_ROOT", "--logs"), root(maps, "NUPLAN_MAPS_ROOT", "--maps")
-    try:
-        found = score_split(logs, maps, split, trajectories, out, processes, definition, store)
-    except KeyboardInterrupt:
-        kept = " and ".join(str(place) for place in (store, folder_of(out)) if place is not None and place.exists())
-        print(f"irlvla: interrupted; {kept or 'nothing'} keeps what was finished, the same command goes on from there", file=sys.stderr)
-        raise SystemExit(130) from None
-    print(f"{summary_text(found)}\n{out}\n{out.with_suffix('.json')}")
-    for token, reason in found["failed"].items():
-        print(f"failed: {token}: {reason}")
-    if found["failed"]:
-        raise SystemExit(1)
 
 
 def train(

@@ -14,6 +14,13 @@ DEFINITIONS: dict[Definition, str] = {
 }
 """Name -> meaning: the only place that lists them. docs/epdms.md has the formula and its sources."""
 
+TWO_STAGE = "epdms_two_stage"
+TWO_STAGE_MEANING = (
+    "NAVSIM v2's two-stage EPDMS: plans of logged scenes (human filter) times plans of the synthetic scenes that follow, "
+    "weighted by how near they begin to where the first plan ends"
+)
+"""What a submission is scored by; no single plan has this score."""
+
 
 def human_filter(definition: str) -> bool:
     """Whether a definition has the human filter: what `irlvla.score` takes as its argument of that name.

@@ -12,9 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from irlvla import origin
+from irlvla.data.metric_cache import metric_cache_paths
 from irlvla.data.navsim import FUTURE, Maps, SceneFilter, log_paths, scenes_of_tokens, scenes_or_reasons
 from irlvla.data.store import Store
 from irlvla.definitions import EPDMS, human_filter
+from irlvla.metric_caches import metric_cache_scene
 from irlvla.prepare import SOURCES, all_cities, is_filter_file, scene_filter_of, scene_store, stamps
 from irlvla.score.epdms import sub_scores
 from irlvla.score.prepared import prepared
@@ -26,7 +28,7 @@ from irlvla.workers import work_off
 
 __all__ = ["COLUMNS", "prepared_scenes", "score_split", "tokens_of"]
 
-CODE = (*SOURCES, "definitions.py", "score_parts.py", "score_table.py", "trajectory_file.py")
+CODE = (*SOURCES, "definitions.py", "metric_caches.py", "score_parts.py", "score_table.py", "trajectory_file.py")
 """Code whose change makes finished parts of a table stale."""
 SCENES_A_PART = 64
 BYTES_A_PART = 8_000_000
@@ -35,11 +37,12 @@ BYTES_A_PART = 8_000_000
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Part:
-    """What is scored in one go: a log, or some scenes of a store."""
+    """What is scored in one go: a log, some scenes of a store, or some metric caches."""
 
     number: int
     log: Path | None = None
     indices: tuple[int, ...] = ()
+    caches: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +88,7 @@ def score_split(
     processes: int | None = None,
     definition: str = EPDMS,
     store: str | Path | None = None,
+    metric_cache: str | Path | None = None,
 ) -> dict[str, Any]:
     """Scores all plans of a file with log-replay traffic, and writes the table and, beside it, its summary as JSON.
 
@@ -100,6 +104,7 @@ def score_split(
         processes: How many work at once; as many as there are cores if None.
         definition: A key of `irlvla.definitions.DEFINITIONS`.
         store: A folder of prepared scenes, made there if it is not there or stale.
+        metric_cache: A folder of the devkit's metric caches: scenes come from there, and from nowhere else.
 
     Returns:
         What the summary file holds, see `irlvla.score_summary.summary`. Its `failed` says what could not be scored (scene
@@ -119,7 +124,11 @@ def score_split(
         tokens = tokens_in(archive)
         if not tokens:
             raise ValueError(f"trajectories {trajectories}: no array is called <token>_poses or <token>_poses_10hz")
-        if store is None:
+        if metric_cache is not None:
+            if split is not None or store is not None:
+                raise ValueError("scenes come from metric caches, or from a split or store: not from both")
+            inputs = _from_caches(Path(metric_cache), tokens)
+        elif store is None:
             if logs is None or maps is None:
                 raise ValueError("scenes come from logs and maps, or from a store: pass both, or store")
             inputs = _from_logs(Path(logs), Path(maps), "test" if split is None else split, tokens)
@@ -210,6 +219,26 @@ def _from_store(store: Store, tokens: Mapping[str, int]) -> _Inputs:
     )
 
 
+def _from_caches(folder: Path, tokens: Mapping[str, int]) -> _Inputs:
+    known = metric_cache_paths(folder)
+    paths = [path for token, path in known.items() if token in tokens]
+    firsts = range(0, len(paths), SCENES_A_PART)
+    return _Inputs(
+        parts=tuple(_Part(number=number, caches=tuple(paths[first : first + SCENES_A_PART])) for number, first in enumerate(firsts)),
+        tokens=tokens,
+        failures={},
+        absent=f"no metric cache of it is below {folder}",
+        stamp=[(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths],
+        about={
+            "split": None,
+            "scenes_without_trajectories": len(known) - len(paths),
+            "store": None,
+            "data": str(folder),
+            "maps": None,
+        },
+    )
+
+
 def _key(inputs: _Inputs, trajectories: Path, definition: str) -> str:
     """Hash of everything that finished parts depend on."""
     digest = hashlib.sha256(json.dumps([definition, inputs.stamp, origin.code_hash(CODE)]).encode())
@@ -221,6 +250,10 @@ def _key(inputs: _Inputs, trajectories: Path, definition: str) -> str:
 
 def _scenes(part: _Part, inputs: _Inputs) -> Iterator[tuple[str, PreparedScene | str]]:
     """Scenes of a part ready to score, or why they cannot be; a log that cannot be read goes by its path."""
+    if part.caches:
+        for path in part.caches:
+            yield path.parent.name, _or_reason(metric_cache_scene, path)
+        return
     if inputs.store is not None:
         for index in part.indices:
             yield inputs.store.tokens[index], _or_reason(inputs.store.prepared, index)
@@ -244,6 +277,8 @@ def _or_reason(source: Callable[[Any], PreparedScene], of: Any) -> PreparedScene
 
 def _names(part: _Part, inputs: _Inputs) -> list[str]:
     """By what names a part is listed that failed as a whole."""
+    if part.caches:
+        return [path.parent.name for path in part.caches]
     return [str(part.log)] if inputs.store is None else [inputs.store.tokens[index] for index in part.indices]
 
 

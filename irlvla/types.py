@@ -42,6 +42,8 @@ STEPS = 41
 """Simulated states of a plan at 10 Hz: 0.0 s .. 4.0 s."""
 HISTORY = 4
 """Frames of history at 2 Hz, the current one included."""
+SYNTHETIC_TOKEN_LENGTH = 17
+"""Letters of a synthetic scene's token; those of logged ones have 16, and by that alone the devkit tells them apart."""
 ELEMENTS = 32
 """Boxes, and lines, of a moment's elements."""
 LINE_POINTS = 10
@@ -193,7 +195,7 @@ class PreparedScene:
     reference_poses: Float[np.ndarray, "51 3"]
     """PDM-Closed's (unsimulated) plan, 0..5 s."""
     human_poses: Float[np.ndarray, "8 3"]
-    """The logged future in the ego frame at 0.5 .. 4.0 s."""
+    """The logged future in the ego frame at 0.5 .. 4.0 s; zeros in a synthetic scene, which has none."""
     reference_progress: float
     """Raw progress of the simulated PDM-Closed plan along the centerline, m."""
     reference_multiplier: float
@@ -210,6 +212,23 @@ class PreparedScene:
             raise ValueError(f"{where}: the centerline has {len(self.centerline)} points, at least 2 are needed")
         if len(self.map_layers) != len(self.map_polygons) or len(self.red_valid[0]) != len(self.red_polygons):
             raise ValueError(f"{where}: polygons and their attributes differ in number")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePair:
+    """What two-stage scoring takes together: a logged scene, the one 0.5 s before it, and the synthetic scenes that follow.
+
+    `follow_ups` are pairs of tokens, 0.5 s apart like the logged ones and 4 s after them; the first of each pair follows `now`,
+    the second `previous`.
+    """
+
+    now: str
+    previous: str
+    follow_ups: tuple[tuple[str, str], ...]
+
+    def __post_init__(self) -> None:
+        if not self.follow_ups:
+            raise ValueError(f"scene {self.now}: no synthetic scene follows it")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,9 @@ ROOMS_OF_FLOORS = (
     "feature_cache scene_cache nearest_reward reward_models reward_quality run_data score_parts score_summary score_table selection shifted submit "
     "displacement observed pandaset perceive "
     "causes interventions cause_quality dry_run export "
-    "fact_quality element_quality train trajectory_file workers",
+    "fact_quality element_quality train trajectory_file workers metric_caches two_stage",
     "viewer",
-    "assess demo reward_benchmark cli",
+    "assess demo reward_benchmark score_command cli",
 )
 FLOORS = {name: floor for floor, names in enumerate(ROOMS_OF_FLOORS) for name in names.split()}
 FORBIDDEN_NAMES = {"utils", "util", "common", "helpers", "helper", "misc", "base", "core"}

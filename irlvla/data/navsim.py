@@ -108,6 +108,11 @@ def scene_filter(path: str | Path) -> SceneFilter:
     Raises:
         ValueError: The file is missing, not yaml, or holds a token that yaml took for a number (quotes are missing).
     """
+    return filter_in(filter_values(path), path)
+
+
+def filter_values(path: str | Path) -> dict[Any, Any]:
+    """What a yaml file of NAVSIM's configuration holds; the same errors as `scene_filter`."""
     path = Path(path)
     try:
         values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)  # noqa: S506
@@ -119,22 +124,36 @@ def scene_filter(path: str | Path) -> SceneFilter:
         raise ValueError(f"scene filter {path}: not yaml ({str(error)[:200]})") from error
     if not isinstance(values, dict):
         raise ValueError(f"scene filter {path}: holds no mapping")
+    return values
+
+
+def filter_in(values: dict[Any, Any], path: str | Path) -> SceneFilter:
+    """The scene filter in a mapping that was read from a file; the same errors as `scene_filter`."""
     chosen: dict[str, Any] = {}
     for key in ("num_history_frames", "num_future_frames", "frame_interval", "has_route", "max_scenes"):
         if values.get(key) is not None or (key in values and key in ("frame_interval", "max_scenes")):
             chosen[key] = values[key]
     for key in ("log_names", "tokens"):
         if values.get(key) is not None:
-            if not isinstance(values[key], list):
-                raise ValueError(f"scene filter {path}: {key} is no list")
-            wrong = [value for value in values[key] if not isinstance(value, str)]
-            if wrong:
-                raise ValueError(f"scene filter {path}: {key} holds {short(wrong[0])}, which yaml read as a number: put it in quotes")
-            chosen[key] = tuple(values[key])
+            chosen[key] = texts(values[key], key, path)
     try:
         return SceneFilter(**chosen)
     except (ValueError, TypeError) as error:
         raise ValueError(f"scene filter {path}: {error}") from error
+
+
+def texts(value: Any, key: str, path: str | Path) -> tuple[str, ...]:
+    """The tokens or names in a list of a scene filter file.
+
+    Raises:
+        ValueError: It is no list, or holds a token that yaml took for a number.
+    """
+    if not isinstance(value, list):
+        raise ValueError(f"scene filter {path}: {key} is no list")
+    wrong = [one for one in value if not isinstance(one, str)]
+    if wrong:
+        raise ValueError(f"scene filter {path}: {key} holds {short(wrong[0])}, which yaml read as a number: put it in quotes")
+    return tuple(value)
 
 
 def log_paths(logs: str | Path, split: str | None = None) -> dict[str, Path]:

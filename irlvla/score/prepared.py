@@ -17,7 +17,7 @@ from irlvla.lanes import LaneMap, selected_polygons
 from irlvla.score.epdms import human_zeros, reference_progress
 from irlvla.score.reference import reference_plan
 from irlvla.score.route import around, centerline, check_polygons, corrected_route, route_blocks, route_lanes, starting_lane
-from irlvla.types import HISTORY, LAYER_NAMES, POSES, STEPS, Polygons, PreparedScene, Scene
+from irlvla.types import HISTORY, LAYER_NAMES, POSES, STEPS, SYNTHETIC_TOKEN_LENGTH, Polygons, PreparedScene, Scene
 from irlvla.vehicle import LENGTH, REAR_AXLE_TO_CENTER, WIDTH
 
 STEPS_A_FRAME = 5
@@ -74,8 +74,6 @@ def _prepared(scene: Scene) -> PreparedScene:
     red_polygons, red_valid = red_lights(scene, set(route_lanes(lane_map, raw_route)))
     map_polygons, map_layers, map_on_route = drivable_map(lane_map, center, set(lanes))
     traffic = objects(scene)
-    apart = ~_overlapping(frozen(pose, np.float64), frozen(traffic.boxes[0], np.float64), frozen(traffic.valid[0], np.bool_))
-    kept = np.flatnonzero(apart)
     result = PreparedScene(
         token=scene.token,
         log_name=scene.log_name,
@@ -86,10 +84,10 @@ def _prepared(scene: Scene) -> PreparedScene:
         past_states=states,
         previous_time_us=int(scene.time_us[NOW - 1]) if scene.previous_token is not None else -1,
         previous_state=states[NOW - 1] if scene.previous_token is not None else np.zeros(7),
-        object_types=traffic.types[kept],
-        object_first_speed=traffic.first_speed[kept],
-        object_boxes=np.ascontiguousarray(traffic.boxes[:, kept]),
-        object_valid=np.ascontiguousarray(traffic.valid[:, kept]),
+        object_types=traffic.types,
+        object_first_speed=traffic.first_speed,
+        object_boxes=traffic.boxes,
+        object_valid=traffic.valid,
         red_polygons=red_polygons,
         red_valid=red_valid,
         map_polygons=map_polygons,
@@ -97,16 +95,39 @@ def _prepared(scene: Scene) -> PreparedScene:
         map_on_route=map_on_route,
         centerline=centerline(lane_map, blocks, lanes, start),
         reference_poses=np.zeros((51, 3)),
-        human_poses=human_poses(scene),
+        human_poses=np.zeros((POSES, 3)) if is_synthetic(scene.token) else human_poses(scene),
         reference_progress=0.0,
         reference_multiplier=0.0,
         human_zero=np.zeros(8, bool),
     )
     lit = dict(zip(("red_polygons", "red_valid"), red_lights(scene, set(lanes))))
     plan = reference_plan(replace(result, **lit), traffic.boxes_now, traffic.velocities_now, traffic.types_now, start.speed_limit)
-    result = replace(result, reference_poses=plan)
-    progress, multiplier = reference_progress(result)
-    return replace(result, reference_progress=progress, reference_multiplier=multiplier, human_zero=human_zeros(result))
+    return completed(replace(result, reference_poses=plan))
+
+
+def is_synthetic(token: str) -> bool:
+    """Whether a scene is one of the second stage: it has no human, hence no human filter."""
+    return len(token) == SYNTHETIC_TOKEN_LENGTH
+
+
+def completed(scene: PreparedScene) -> PreparedScene:
+    """The scene with what follows from the rest of it: objects clear of the ego at t0, progress of the reference, human filter.
+
+    Args:
+        scene: With all annotated objects.
+    """
+    first = frozen(scene.object_boxes[0], np.float64), frozen(scene.object_valid[0], np.bool_)
+    kept = np.flatnonzero(~_overlapping(frozen(scene.ego_state[:3], np.float64), *first))
+    scene = replace(
+        scene,
+        object_types=scene.object_types[kept],
+        object_first_speed=scene.object_first_speed[kept],
+        object_boxes=np.ascontiguousarray(scene.object_boxes[:, kept]),
+        object_valid=np.ascontiguousarray(scene.object_valid[:, kept]),
+    )
+    progress, multiplier = reference_progress(scene)
+    zero = np.zeros(8, bool) if is_synthetic(scene.token) else human_zeros(scene)
+    return replace(scene, reference_progress=progress, reference_multiplier=multiplier, human_zero=zero)
 
 
 def _outline(center: np.ndarray, heading: np.ndarray) -> shapely.Polygon:
