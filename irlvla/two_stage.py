@@ -110,6 +110,8 @@ def score_two_stage(
     files = [*paths, *(synthetic[token] for token in chosen.synthetic_tokens if token in synthetic)]
     with parts_folder(out, _key(submission, split, stamps(maps, files))) as folder:
         missing = [part for part in parts if not part_done(folder, part.number)]
+        if processes > 1 and len(missing) > 1:
+            _warm(missing, inputs)
         lost = work_off(missing, partial(_score, inputs=inputs, folder=folder), processes, "score", already=len(parts) - len(missing))
         lost = {place: code for place, code in lost.items() if not part_done(folder, missing[place].number)}
         plans, failures = _read(folder, parts)
@@ -253,6 +255,19 @@ def _score(part: _Part, inputs: _Inputs, folder: Path) -> None:
     beside = folder / f".{part.number:05d}.json"
     beside.write_text(json.dumps({"tokens": [one.token for one in done], "failures": failures}))
     beside.replace(folder / f"{part.number:05d}.json")
+
+
+def _warm(parts: Sequence[_Part], inputs: _Inputs) -> None:
+    """Loads or compiles all kernels by one scene, so that worker processes inherit them."""
+    plan = Plan(poses=np.zeros((POSES, 3)), interval=0.5)
+    for part in parts:
+        for _, scene in _scenes(part, inputs):
+            try:
+                if not isinstance(scene, str):
+                    scored_plan(prepared(scene), plan)
+                    return
+            except ValueError:
+                continue  # the worker that comes to this scene reports it
 
 
 def _read(folder: Path, parts: Sequence[_Part]) -> tuple[dict[str, ScoredPlan], dict[str, str]]:

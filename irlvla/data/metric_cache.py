@@ -37,6 +37,8 @@ LAYERS = {0: "lane", 11: "lane_connector", 17: "roadblock", 1: "intersection", 1
 RED_LIGHT = "red_light_"
 """How the tokens of red lights begin."""
 REFERENCE_POSES = 51
+LONGEST_PLAN = 1e4
+"""No reference plan leads farther away, m."""
 
 
 def metric_cache_paths(folder: str | Path) -> dict[str, Path]:
@@ -98,6 +100,8 @@ def _scene(path: Path, values: dict[str, Any]) -> PreparedScene:
     reference = np.array([state[:3] for _, state in tracks.ego_states(values.get("trajectory"))])
     if len(reference) != REFERENCE_POSES:
         raise ValueError(f"its reference plan has {len(reference)} poses, not {REFERENCE_POSES}")
+    if np.abs(reference[:, :2] - ego[:2]).max() > LONGEST_PLAN:
+        raise ValueError(f"its reference plan leads {np.abs(reference[:, :2] - ego[:2]).max()} m away")
     (path_poses,) = arguments_of(values.get("centerline"), "PDMPath", 1)
     centerline = np.array([tracks.pose(pose) for pose in tracks.items(path_poses, "centerline")]).reshape(-1, 3)
     human = values.get("human_trajectory")
@@ -169,8 +173,10 @@ def _polygons(geometries: list[Any]) -> Polygons:
     kinds = {shape.geom_type for shape in shapes} - {"Polygon", "MultiPolygon"}
     if kinds:
         raise ValueError(f"a {kinds.pop()} stands where a polygon belongs")
-    if not np.isfinite(shapely.get_coordinates(shapes)).all():
-        raise ValueError("a polygon holds values that are not finite")
+    coordinates = np.abs(shapely.get_coordinates(shapes))
+    # Of NaN the comparison is false as well.
+    if not (coordinates <= FARTHEST).all():
+        raise ValueError(f"a polygon has a vertex at {coordinates.max()}, no place on a map")
     return flat_polygons(list(shapes))
 
 

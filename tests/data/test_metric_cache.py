@@ -77,6 +77,7 @@ def test_red_lights_are_found_among_the_objects(cache):
         (lambda v: v.update(human_trajectory=None), "with a token of 16 letters it has no human trajectory"),
         (lambda v: v["past_human_trajectory"]._arguments[0].pop(), "its past has the times"),
         (lambda v: v["trajectory"]._arguments[0].pop(), "its reference plan has 50 poses, not 51"),
+        (lambda v: v["trajectory"]._arguments[0][7]._car_footprint._center.__dict__.update(x=1e7), "its reference plan leads .* m away"),
         (lambda v: v.update(centerline=None), "None stands where a PDMPath belongs"),
         (lambda v: v["centerline"]._arguments[0].__delitem__(slice(1, None)), "the centerline has 1 points"),
         (lambda v: v["map_parameters"].__dict__.update(map_name=3), "its map 3"),
@@ -99,7 +100,8 @@ def test_caches_that_lack_something_are_named(cache, change, reason):
     ("shape", "reason"),
     [
         (shapely.LineString([(0, 0), (1, 1)]), "a LineString stands where a polygon belongs"),
-        (shapely.Polygon([(0, 0), (1, np.inf), (1, 0)]), "a polygon holds values that are not finite"),
+        (shapely.Polygon([(0, 0), (1, 1e300), (1, 0)]), r"a polygon has a vertex at 1e\+300"),
+        (shapely.Polygon([(0, 0), (1, np.inf), (1, 0)]), "a polygon has a vertex at inf, no place on a map"),
     ],
 )
 def test_polygons_that_are_none_are_named(cache, shape, reason):

@@ -30,6 +30,7 @@ from irlvla.trajectory_file import KINDS, opened, plans, tokens_in
 
 from .. import tiny
 from ..data import test_store
+from . import devkit_readers as devkit
 from . import mutations
 
 FRAMES = 13
@@ -359,6 +360,36 @@ READERS = {
         write=_write_checkpoint,
         read=_read_checkpoint,
         words=("checkpoint",),
+    ),
+    "submission": Reader(
+        file="submission.pkl",
+        prepare=devkit.prepare_submission,
+        write=devkit.write_submission,
+        read=devkit.read_submitted,
+        words=("submission.pkl",),
+    ),
+    "synthetic": Reader(
+        file=f"{devkit.TOKEN}.pkl",
+        prepare=devkit.prepare_synthetic,
+        write=devkit.write_synthetic,
+        read=devkit.read_synthetic,
+        words=(devkit.TOKEN,),
+    ),
+    "cache": Reader(
+        file=f"{devkit.CACHED}/metric_cache.pkl",
+        prepare=devkit.prepare_cache,
+        write=devkit.write_cache,
+        read=devkit.read_cache,
+        words=("metric_cache.pkl",),
+    ),
+    "split": Reader(
+        file="split.yaml",
+        prepare=devkit.prepare_split,
+        write=lambda random, folder, seed: (
+            (folder / "split.yaml").write_bytes(mutations.spoiled(random, seed, (seed,), YAML_WORDS)) and None
+        ),
+        read=devkit.read_split,
+        words=(".yaml",),
     ),
     "store": Reader(file="store/store.json", prepare=_prepare_store, write=_write_store, read=_read_store, words=("store",)),
 }

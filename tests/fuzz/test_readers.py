@@ -16,7 +16,7 @@ from irlvla.data.pickles import BAD_PICKLE, unpickled
 from .. import tiny
 from .readers import READERS
 
-EXAMPLES = {"pickle": 200, "gpkg": 120, "picture": 120, "store": 60}
+EXAMPLES = {"pickle": 200, "gpkg": 120, "picture": 120, "store": 60, "cache": 60, "synthetic": 120, "submission": 120}
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=8) | st.binary(max_size=8)
 ARRAYS = arrays.arrays(
     arrays.boolean_dtypes() | arrays.integer_dtypes() | arrays.floating_dtypes() | arrays.unicode_string_dtypes(max_len=4),
