@@ -9,7 +9,7 @@ EPDMS: Definition = "epdms"
 """The devkit's score, and what every verb reports unless it is asked for another."""
 
 DEFINITIONS: dict[Definition, str] = {
-    "epdms": "NAVSIM v2's one-stage EPDMS: log-replay traffic; a sub-score in which the human driver has 0 counts as 1 (human filter)",
+    "epdms": "NAVSIM v2's one-stage EPDMS; a sub-score in which the human driver has 0 counts as 1 (human filter)",
     "epdms_unfiltered": "the same without the human filter: every sub-score as the trajectory earned it",
 }
 """Name -> meaning: the only place that lists them. docs/epdms.md has the formula and its sources."""
@@ -20,6 +20,26 @@ TWO_STAGE_MEANING = (
     "weighted by how near they begin to where the first plan ends"
 )
 """What a submission is scored by; no single plan has this score."""
+
+
+Traffic = Literal["log_replay", "idm"]
+"""How other road users move: as they were logged, or reacting to the ego."""
+
+TRAFFIC: dict[Traffic, str] = {
+    "log_replay": "others move as they were logged",
+    "idm": "vehicles follow their lanes behind what is ahead, the ego included (IDM); others move as they were logged",
+}
+"""Name -> meaning."""
+
+
+def check_traffic(traffic: str) -> None:
+    """Refuses a way of moving that has no name here.
+
+    Raises:
+        ValueError: No traffic has that name.
+    """
+    if traffic not in TRAFFIC:
+        raise ValueError(f"unknown traffic {traffic!r}; known: {', '.join(TRAFFIC)}")
 
 
 def human_filter(definition: str) -> bool:

@@ -2,8 +2,9 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from irlvla.definitions import Traffic
 from irlvla.run_data import environment, root
 
 
@@ -18,7 +19,7 @@ def score(
     two_stage: Path | None = None,
     filter: Path | None = None,
     definition: str = "epdms",
-    traffic: Literal["log_replay"] = "log_replay",
+    traffic: Traffic = "log_replay",
     processes: int | None = None,
 ) -> None:
     """Score trajectories exactly as the NAVSIM v2 devkit does: a CSV, and a summary as JSON beside it.
@@ -36,7 +37,7 @@ def score(
         two_stage: submission.pkl to score in two stages instead of trajectories; needs --filter (docs/two_stage.md).
         filter: with --two-stage, the yaml file with the mapping between the stages (reactive_all_mapping).
         definition: of the score: epdms, or epdms_unfiltered without the human filter.
-        traffic: how other road users move.
+        traffic: how other road users move: as logged, or vehicles that react to the plan (idm; from logs and maps only).
         processes: how many work at once (default: as many as there are cores).
     """
     logs, maps = logs or environment("OPENSCENE_DATA_ROOT"), maps or environment("NUPLAN_MAPS_ROOT")
@@ -46,7 +47,7 @@ def score(
         return
     if trajectories is None or filter is not None:
         raise ValueError("pass --trajectories FILE.npz, or --two-stage SUBMISSION.pkl with --filter SCENE_FILTER.yaml")
-    _one_stage(trajectories, split, logs, maps, out, processes, definition, store, metric_cache)
+    _one_stage(trajectories, split, logs, maps, out, processes, definition, store, metric_cache, traffic)
 
 
 def _one_stage(
@@ -59,6 +60,7 @@ def _one_stage(
     definition: str,
     store: Path | None,
     metric_cache: Path | None,
+    traffic: Traffic,
 ) -> None:
     from irlvla.score_parts import folder_of
     from irlvla.score_summary import summary_text
@@ -67,7 +69,7 @@ def _one_stage(
     if store is None and metric_cache is None:
         logs, maps = root(logs, "OPENSCENE_DATA_ROOT", "--logs"), root(maps, "NUPLAN_MAPS_ROOT", "--maps")
     try:
-        found = score_split(logs, maps, split, trajectories, out, processes, definition, store, metric_cache)
+        found = score_split(logs, maps, split, trajectories, out, processes, definition, store, metric_cache, traffic)
     except KeyboardInterrupt:
         raise _interrupted(store, folder_of(out)) from None
     _print(summary_text(found), out, found)

@@ -15,14 +15,14 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Float
 
-from irlvla.definitions import human_filter
+from irlvla.definitions import Traffic, human_filter
 from irlvla.score.distance import displacement_errors
 from irlvla.score.epdms import epdms, sub_scores
 from irlvla.trajectory_file import KINDS, plans
 from irlvla.types import SUB_SCORE_NAMES, PreparedScene
 
 NAMES = (*SUB_SCORE_NAMES, "epdms", "ade", "fde")
-COLUMNS = ("token", "trajectory", *(name.upper() for name in NAMES[:-2]), "ade", "fde", "definition")
+COLUMNS = ("token", "trajectory", *(name.upper() for name in NAMES[:-2]), "ade", "fde", "definition", "traffic")
 BATCH = 4096
 """Trajectories that are scored at once: memory stays flat however many a scene has."""
 
@@ -41,7 +41,12 @@ class ScoredScene:
 
 
 def write_part(
-    folder: Path, number: int, scenes: Iterable[tuple[str, PreparedScene | str]], archive: zipfile.ZipFile, definition: str
+    folder: Path,
+    number: int,
+    scenes: Iterable[tuple[str, PreparedScene | str]],
+    archive: zipfile.ZipFile,
+    definition: str,
+    traffic: Traffic,
 ) -> None:
     """Scores scenes one after the other, leaves their rows in the folder, and marks the part as done.
 
@@ -51,6 +56,7 @@ def write_part(
         scenes: Token (or name of what else failed) and scene, or the reason why there is none.
         archive: The opened file of trajectories.
         definition: Of the score.
+        traffic: How other road users move.
     """
     done, failures = {}, {}
     with (folder / f"{number:05d}.csv").open("wb") as file:
@@ -59,7 +65,7 @@ def write_part(
             try:
                 if isinstance(scene, str):
                     raise ValueError(scene)
-                counted = _write_rows(file, scene, archive, definition)
+                counted = _write_rows(file, scene, archive, definition, traffic)
                 done[token] = {"log_name": scene.log_name, "start": start, "end": file.tell(), **counted}
             except ValueError as error:
                 failures[token] = str(error)
@@ -70,7 +76,7 @@ def write_part(
     beside.replace(folder / f"{number:05d}.json")
 
 
-def _write_rows(file: BinaryIO, scene: PreparedScene, archive: zipfile.ZipFile, definition: str) -> dict[str, Any]:
+def _write_rows(file: BinaryIO, scene: PreparedScene, archive: zipfile.ZipFile, definition: str, traffic: Traffic) -> dict[str, Any]:
     with_filter = human_filter(definition)
     rows = rows_with_ec = 0
     sums = np.zeros(len(NAMES))
@@ -80,10 +86,10 @@ def _write_rows(file: BinaryIO, scene: PreparedScene, archive: zipfile.ZipFile, 
             continue
         for start in range(0, len(poses), BATCH):
             some = slice(start, start + BATCH)
-            values, defined = scene_values(scene, poses[some], None if previous is None else previous[some], with_filter)
+            values, defined = scene_values(scene, poses[some], None if previous is None else previous[some], with_filter, traffic)
             sums += values.sum(axis=0)
             rows, rows_with_ec = rows + len(values), rows_with_ec + int(defined.sum())
-            lines = [[scene.token, first + start + place, *row, definition] for place, row in enumerate(values.tolist())]
+            lines = [[scene.token, first + start + place, *row, definition, traffic] for place, row in enumerate(values.tolist())]
             for place in np.flatnonzero(~defined):
                 lines[place][COLUMNS.index("EC")] = ""
             file.write(_text(lines))
@@ -97,10 +103,10 @@ def _text(lines: Iterable[Iterable[Any]]) -> bytes:
 
 
 def scene_values(
-    scene: PreparedScene, poses: np.ndarray, previous: np.ndarray | None, with_filter: bool
+    scene: PreparedScene, poses: np.ndarray, previous: np.ndarray | None, with_filter: bool, traffic: Traffic = "log_replay"
 ) -> tuple[Float[np.ndarray, "proposals columns"], np.ndarray]:
     """All columns `NAMES` of some plans of a scene, and where EC is defined (it is 0 elsewhere)."""
-    scores = sub_scores(scene, poses, previous, human_filter=with_filter)
+    scores = sub_scores(scene, poses, previous, human_filter=with_filter, traffic=traffic)
     ade, fde = displacement_errors(poses, scene.human_poses)
     columns = [getattr(scores, name) for name in SUB_SCORE_NAMES]
     return np.column_stack([*columns, epdms(scores), ade, fde]), np.asarray(scores.ec_defined) > 0

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from irlvla import origin
-from irlvla.definitions import DEFINITIONS
+from irlvla.definitions import DEFINITIONS, TRAFFIC
 from irlvla.intervals import intervals_of_sums
 from irlvla.score_parts import NAMES, ScoredScene, replaced
 
@@ -73,6 +73,7 @@ def summary_text(found: Mapping[str, Any]) -> str:
     lines = [
         f"{found['trajectories']} trajectories of {found['scenes']} scenes of {found['logs']} logs in {found['seconds']:.1f} s",
         f"{found['definition']}: {found['meaning']}",
+        f"traffic {found['traffic']}: {TRAFFIC[found['traffic']]}",
         f"{'':8s}{'mean':>8s}   95 % (logs resampled)",
     ]
     for name, about in found["columns"].items():

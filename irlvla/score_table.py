@@ -15,15 +15,16 @@ from irlvla import origin
 from irlvla.data.metric_cache import metric_cache_paths
 from irlvla.data.navsim import FUTURE, Maps, SceneFilter, log_paths, scenes_of_tokens, scenes_or_reasons
 from irlvla.data.store import Store
-from irlvla.definitions import EPDMS, human_filter
+from irlvla.definitions import EPDMS, Traffic, check_traffic, human_filter
 from irlvla.metric_caches import metric_cache_scene
 from irlvla.prepare import SOURCES, all_cities, is_filter_file, scene_filter_of, scene_store, stamps
+from irlvla.score.drivers import with_reactive_traffic
 from irlvla.score.epdms import sub_scores
 from irlvla.score.prepared import prepared
 from irlvla.score_parts import COLUMNS, folder_of, part_done, parts_folder, read_parts, write_part, write_table
 from irlvla.score_summary import summary, write_summary
 from irlvla.trajectory_file import opened, tokens_in, tokens_of
-from irlvla.types import PreparedScene
+from irlvla.types import PreparedScene, Scene
 from irlvla.workers import work_off
 
 __all__ = ["COLUMNS", "prepared_scenes", "score_split", "tokens_of"]
@@ -67,7 +68,7 @@ def prepared_scenes(
     if store is None:
         if logs is None or maps is None:
             raise ValueError("scenes come from logs and maps, or from a store: pass both, or store")
-        return [prepared(scene) for scene in scenes_of_tokens(logs, maps, "test" if split is None else split, tokens)]
+        return [_with_all_traffic(scene) for scene in scenes_of_tokens(logs, maps, "test" if split is None else split, tokens)]
     found = scene_store(store, logs, maps, split, processes=origin.cores())
     if tokens is None:
         return [found.prepared(index) for index in range(len(found))]
@@ -77,6 +78,10 @@ def prepared_scenes(
         reason = found.failed.get(absent[0], f"it is not in the store {store}")
         raise ValueError(f"{len(absent)} of {len(tokens)} scenes cannot be loaded, the first is {absent[0]}: {reason}")
     return [found.prepared(place[token]) for token in tokens]
+
+
+def _with_all_traffic(scene: Scene) -> PreparedScene:
+    return with_reactive_traffic(scene, prepared(scene))
 
 
 def score_split(
@@ -89,8 +94,9 @@ def score_split(
     definition: str = EPDMS,
     store: str | Path | None = None,
     metric_cache: str | Path | None = None,
+    traffic: Traffic = "log_replay",
 ) -> dict[str, Any]:
-    """Scores all plans of a file with log-replay traffic, and writes the table and, beside it, its summary as JSON.
+    """Scores all plans of a file, and writes the table and, beside it, its summary as JSON.
 
     While it works, finished parts lie in the folder `<out>.parts`; killed and called again, it goes on from there.
 
@@ -105,17 +111,21 @@ def score_split(
         definition: A key of `irlvla.definitions.DEFINITIONS`.
         store: A folder of prepared scenes, made there if it is not there or stale.
         metric_cache: A folder of the devkit's metric caches: scenes come from there, and from nowhere else.
+        traffic: How other road users move, a key of `irlvla.definitions.TRAFFIC`; what reacts comes from logs and maps only.
 
     Returns:
         What the summary file holds, see `irlvla.score_summary.summary`. Its `failed` says what could not be scored (scene
         token or log -> reason); scenes that failed have no rows.
 
     Raises:
-        ValueError: The definition is unknown; the trajectories, the split, the maps or the store as a whole cannot be used; or
-            another process is writing the same table.
+        ValueError: The definition or the traffic is unknown, or neither store nor caches hold that traffic; the trajectories, the
+            split, the maps or the store as a whole cannot be used; or another process is writing the same table.
     """
     start = time.perf_counter()
     human_filter(definition)
+    check_traffic(traffic)
+    if traffic != "log_replay" and (store is not None or metric_cache is not None):
+        raise ValueError(f"{store or metric_cache}: stores and metric caches hold no traffic that reacts; score from logs and maps")
     trajectories, out = Path(trajectories), Path(out)
     if out.suffix == ".json":
         raise ValueError(f"{out}: the table is a CSV, its summary is the JSON file beside it")
@@ -138,12 +148,12 @@ def score_split(
                 tokens,
             )
         ready = time.perf_counter()
-        with parts_folder(out, _key(inputs, trajectories, definition)) as folder:
+        with parts_folder(out, _key(inputs, trajectories, definition, traffic)) as folder:
             missing = [part for part in inputs.parts if not part_done(folder, part.number)]
             if len(missing) < len(inputs.parts):
                 print(f"{folder}: {len(inputs.parts) - len(missing)} of {len(inputs.parts)} parts were finished before", flush=True)
-            _warm(inputs, missing)
-            work = partial(_score, inputs=inputs, folder=folder, archive=archive, definition=definition)
+            _warm(inputs, missing, traffic)
+            work = partial(_score, inputs=inputs, folder=folder, archive=archive, definition=definition, traffic=traffic)
             lost = work_off(missing, work, processes, "score", already=len(inputs.parts) - len(missing))
             lost = {place: code for place, code in lost.items() if not part_done(folder, missing[place].number)}
             scenes, failures = read_parts(folder, len(inputs.parts))
@@ -152,7 +162,7 @@ def score_split(
             failures = {**inputs.failures, **failures}
             failures |= {token: inputs.absent for token in tokens if token not in scenes and token not in failures}
             scored = [scenes[token] for token in tokens if token in scenes]
-            found = summary(definition, scored, failures) | {"traffic": "log_replay", "trajectories_file": str(trajectories)}
+            found = summary(definition, scored, failures) | {"traffic": traffic, "trajectories_file": str(trajectories)}
             found |= {**inputs.about, "processes": processes, "seconds": time.perf_counter() - start, "seconds_scenes": ready - start}
             write_table(out, folder, scored)
             write_summary(out.with_suffix(".json"), folder, found)
@@ -239,16 +249,16 @@ def _from_caches(folder: Path, tokens: Mapping[str, int]) -> _Inputs:
     )
 
 
-def _key(inputs: _Inputs, trajectories: Path, definition: str) -> str:
+def _key(inputs: _Inputs, trajectories: Path, definition: str, traffic: str) -> str:
     """Hash of everything that finished parts depend on."""
-    digest = hashlib.sha256(json.dumps([definition, inputs.stamp, origin.code_hash(CODE)]).encode())
+    digest = hashlib.sha256(json.dumps([definition, traffic, inputs.stamp, origin.code_hash(CODE)]).encode())
     with trajectories.open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()[:16]
 
 
-def _scenes(part: _Part, inputs: _Inputs) -> Iterator[tuple[str, PreparedScene | str]]:
+def _scenes(part: _Part, inputs: _Inputs, traffic: Traffic) -> Iterator[tuple[str, PreparedScene | str]]:
     """Scenes of a part ready to score, or why they cannot be; a log that cannot be read goes by its path."""
     if part.caches:
         for path in part.caches:
@@ -265,7 +275,10 @@ def _scenes(part: _Part, inputs: _Inputs) -> Iterator[tuple[str, PreparedScene |
         yield str(part.log), str(error)
         return
     for token, moment in scenes:
-        yield token, moment if isinstance(moment, str) else _or_reason(prepared, moment[0])
+        yield (
+            token,
+            moment if isinstance(moment, str) else _or_reason(prepared if traffic == "log_replay" else _with_all_traffic, moment[0]),
+        )
 
 
 def _or_reason(source: Callable[[Any], PreparedScene], of: Any) -> PreparedScene | str:
@@ -282,14 +295,14 @@ def _names(part: _Part, inputs: _Inputs) -> list[str]:
     return [str(part.log)] if inputs.store is None else [inputs.store.tokens[index] for index in part.indices]
 
 
-def _score(part: _Part, inputs: _Inputs, folder: Path, archive: zipfile.ZipFile, definition: str) -> None:
-    write_part(folder, part.number, _scenes(part, inputs), archive, definition)
+def _score(part: _Part, inputs: _Inputs, folder: Path, archive: zipfile.ZipFile, definition: str, traffic: Traffic) -> None:
+    write_part(folder, part.number, _scenes(part, inputs, traffic), archive, definition, traffic)
 
 
-def _warm(inputs: _Inputs, parts: Sequence[_Part]) -> None:
+def _warm(inputs: _Inputs, parts: Sequence[_Part], traffic: Traffic) -> None:
     """Loads or compiles all kernels by one scene, so that worker processes inherit them."""
     for part in parts:
-        for _, scene in _scenes(part, inputs):
+        for _, scene in _scenes(part, inputs, traffic):
             if not isinstance(scene, str):
                 sub_scores(scene, scene.human_poses[None], scene.human_poses[None])
                 return

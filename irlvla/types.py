@@ -157,6 +157,44 @@ class Scene:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ReactiveTraffic:
+    """A scene's traffic as it takes part in a simulation: vehicles that drive along a lane, and all other objects.
+
+    Everything is global, float64, at 10 Hz over STEPS. Unlike those of a PreparedScene the objects are all that is annotated at
+    t0, also what overlaps the ego, and what is replayed later.
+    """
+
+    object_types: Int[np.ndarray, "objects"]
+    object_first_speed: Float[np.ndarray, "objects"]
+    """Speed where each object first appears in 0..4 s."""
+    object_boxes: Float[np.ndarray, "41 objects 5"]
+    """x, y, heading, length, width of each box's centre: of all objects at t0, of what is replayed at all steps."""
+    object_valid: Bool[np.ndarray, "41 objects"]
+    driver_objects: Int[np.ndarray, "drivers"]
+    """Which objects are vehicles that drive along a lane, in the order in which they move."""
+    driver_poses: Float[np.ndarray, "drivers 3"]
+    """x, y, heading of each of them on its lane's centre line at t0."""
+    driver_ways: Float[np.ndarray, "drivers"]
+    """How far along its path each is at t0, m."""
+    driver_speeds: Float[np.ndarray, "drivers"]
+    driver_targets: Float[np.ndarray, "drivers"]
+    """The speed that each would like to have, m/s."""
+    path_start: Int[np.ndarray, "drivers_and_end"]
+    path_points: Float[np.ndarray, "path_points 4"]
+    """x, y, continuous heading, way of the points of all paths; driver i has `path_start[i]:path_start[i + 1]`."""
+    parked_objects: Int[np.ndarray, "parked"]
+    """Which objects are vehicles that stay where they are at t0, as long as nothing that moves touches them."""
+    human_zero: Bool[np.ndarray, "8"]
+    """Which of nc dac ddc tlc ep ttc lk hc are 0 for the human plan amid this traffic."""
+
+    def __post_init__(self) -> None:
+        _check_finite("reactive traffic", "driver_speeds", self.driver_speeds)
+        _check_finite("reactive traffic", "path_points", self.path_points)
+        if (np.diff(self.path_start) < 2).any():
+            raise ValueError("reactive traffic: a path has fewer than 2 points")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class PreparedScene:
     """All that scoring one scene needs, precomputed: the counterpart of the devkit's metric cache.
 
@@ -202,6 +240,8 @@ class PreparedScene:
     """NC * DAC * DDC * TLC of that plan: EP ignores the reference where it is 0."""
     human_zero: Bool[np.ndarray, "8"]
     """Which of nc dac ddc tlc ep ttc lk hc are 0 for the human plan: the human filter sets these to 1."""
+    reactive: ReactiveTraffic | str = "it was prepared without (as scenes of a store are): load it from logs and maps"
+    """The traffic that reacts to the ego, or why there is none."""
 
     def __post_init__(self) -> None:
         where = f"scene {self.token}"

@@ -1,7 +1,7 @@
-"""Trajectories -> sub-scores: NAVSIM v2's EPDMS, one stage, log-replay traffic.
+"""Trajectories -> sub-scores: NAVSIM v2's EPDMS, one stage, with log-replay or reactive traffic.
 
-The package itself can be called, `irlvla.score(scene, poses, prev_poses=None, human_filter=True)`; that is the function
-`score` below.
+The package itself can be called, `irlvla.score(scene, poses, prev_poses=None, human_filter=True, traffic="log_replay")`; that is
+the function `score` below.
 
 Example:
     >>> import irlvla
@@ -18,6 +18,7 @@ from types import ModuleType
 import numpy as np
 from jaxtyping import Float
 
+from irlvla.definitions import Traffic
 from irlvla.types import PreparedScene, SubScores
 
 
@@ -26,6 +27,7 @@ def score(
     poses: Float[np.ndarray, "proposals poses 3"],
     prev_poses: Float[np.ndarray, "prev_proposals prev_poses 3"] | None = None,
     human_filter: bool = True,
+    traffic: Traffic = "log_replay",
 ) -> SubScores:
     """The nine sub-scores of some plans of one scene, exactly as NAVSIM v2's devkit computes them one by one.
 
@@ -39,6 +41,8 @@ def score(
         prev_poses: (N, 8, 3) or (N, 40, 3), the plans made 0.5 s earlier in the ego frame of that moment, for EC.
         human_filter: Whether a sub-score in which the logged driver has 0 counts as 1 for every plan. With it the scores are of
             the definition `epdms` (the devkit's), without of `epdms_unfiltered`; see `irlvla.definitions`.
+        traffic: How other road users move: "log_replay" as they were logged, or "idm", vehicles that react to the plan. That
+            is simulated plan by plan, and needs a scene that was loaded from logs and maps.
 
     Returns:
         Arrays of N float64 in [0, 1], the higher the better: `nc` no at-fault collision, `dac` drivable area, `ddc` driving
@@ -47,11 +51,12 @@ def score(
         count in `irlvla.epdms`. docs/epdms.md says what each of them measures.
 
     Raises:
-        ValueError: `poses` or `prev_poses` have another shape, are not finite, or differ in number.
+        ValueError: `poses` or `prev_poses` have another shape, are not finite, or differ in number; no traffic has that name,
+            or the scene has none that reacts.
     """
     from irlvla.score.epdms import sub_scores
 
-    return sub_scores(scene, poses, prev_poses=prev_poses, human_filter=human_filter)
+    return sub_scores(scene, poses, prev_poses=prev_poses, human_filter=human_filter, traffic=traffic)
 
 
 class _CallablePackage(ModuleType):
@@ -63,8 +68,9 @@ class _CallablePackage(ModuleType):
         poses: Float[np.ndarray, "proposals poses 3"],
         prev_poses: Float[np.ndarray, "prev_proposals prev_poses 3"] | None = None,
         human_filter: bool = True,
+        traffic: Traffic = "log_replay",
     ) -> SubScores:
-        return score(scene, poses, prev_poses, human_filter)
+        return score(scene, poses, prev_poses, human_filter, traffic)
 
 
 _CallablePackage.__call__.__doc__ = score.__doc__

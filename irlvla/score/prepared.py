@@ -34,6 +34,8 @@ class Traffic:
     first_speed: Float[np.ndarray, "objects"]
     boxes: Float[np.ndarray, "41 objects 5"]
     valid: Bool[np.ndarray, "41 objects"]
+    now: Int[np.ndarray, "present"]
+    """Which object each of those is."""
     types_now: Int[np.ndarray, "present"]
     boxes_now: Float[np.ndarray, "present 5"]
     velocities_now: Float[np.ndarray, "present 2"]
@@ -195,7 +197,7 @@ def objects(scene: Scene) -> Traffic:
     owner, kinds = np.array(rows, dtype=np.int64), np.concatenate([frame.types for frame in frames])
     by_type = np.lexsort((kinds, frame_of))
     present = by_type[frame_of[by_type] == 0]
-    now = {"types_now": kinds[present], "boxes_now": boxes[present], "velocities_now": velocities[present]}
+    now = {"now": owner[present], "types_now": kinds[present], "boxes_now": boxes[present], "velocities_now": velocities[present]}
     order = np.lexsort((kinds, frame_of, owner))
     owner, frame_of, boxes, velocities, kinds = owner[order], frame_of[order], boxes[order], velocities[order], kinds[order]
     starts = np.searchsorted(owner, np.arange(count + 1))
