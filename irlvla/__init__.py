@@ -66,12 +66,13 @@ def load_scenes(
     return prepared_scenes(*roots, split, tokens, None if store is None else Path(store))
 
 
-def load_metric_caches(folder: str | Path) -> list[PreparedScene]:
-    """Scenes ready to score out of the devkit's metric caches; no logs, no maps and no devkit are needed.
+def load_metric_caches(folder: str | Path, maps: str | Path | None = None) -> list[PreparedScene]:
+    """Scenes ready to score out of the devkit's metric caches; neither logs nor the devkit are needed.
 
     Args:
         folder: Holds <anything>/<scene token>/metric_cache.pkl, as NAVSIM_EXP_ROOT/metric_cache does. Classes in the pickles are not
             imported; one that is none of a cache's is an error.
+        maps: A NUPLAN_MAPS_ROOT, needed only to score with reactive traffic (`traffic="idm"`): caches hold no lanes.
 
     Returns:
         The scenes, in order of their paths.
@@ -85,7 +86,7 @@ def load_metric_caches(folder: str | Path) -> list[PreparedScene]:
     """
     from irlvla.metric_caches import metric_cache_scenes
 
-    return metric_cache_scenes(folder)
+    return metric_cache_scenes(folder, maps)
 
 
 def epdms(sub_scores: SubScores) -> Shaped[Any, "*trajectories"]:

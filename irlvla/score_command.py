@@ -19,7 +19,7 @@ def score(
     two_stage: Path | None = None,
     filter: Path | None = None,
     definition: str = "epdms",
-    traffic: Traffic = "log_replay",
+    traffic: Traffic | None = None,
     processes: int | None = None,
 ) -> None:
     """Score trajectories exactly as the NAVSIM v2 devkit does: a CSV, and a summary as JSON beside it.
@@ -37,17 +37,19 @@ def score(
         two_stage: submission.pkl to score in two stages instead of trajectories; needs --filter (docs/two_stage.md).
         filter: with --two-stage, the yaml file with the mapping between the stages (reactive_all_mapping).
         definition: of the score: epdms, or epdms_unfiltered without the human filter.
-        traffic: how other road users move: as logged, or vehicles that react to the plan (idm; from logs and maps only).
+        traffic: how other road users move: log_replay as logged (default), or idm, vehicles that react to the plan (default with
+            --two-stage; metric caches need --maps for it, stores have none).
         processes: how many work at once (default: as many as there are cores).
     """
     logs, maps = logs or environment("OPENSCENE_DATA_ROOT"), maps or environment("NUPLAN_MAPS_ROOT")
     if two_stage is not None:
         given = {"--trajectories": trajectories, "--split": split, "--store": store, "--metric-cache": metric_cache}
-        _two_stage(two_stage, filter, logs, maps, out, processes, [name for name, value in given.items() if value is not None], definition)
+        too_much = [name for name, value in given.items() if value is not None] + ["--definition"] * (definition != "epdms")
+        _two_stage(two_stage, filter, logs, maps, out, processes, traffic or "idm", too_much)
         return
     if trajectories is None or filter is not None:
         raise ValueError("pass --trajectories FILE.npz, or --two-stage SUBMISSION.pkl with --filter SCENE_FILTER.yaml")
-    _one_stage(trajectories, split, logs, maps, out, processes, definition, store, metric_cache, traffic)
+    _one_stage(trajectories, split, logs, maps, out, processes, definition, store, metric_cache, traffic or "log_replay")
 
 
 def _one_stage(
@@ -82,18 +84,18 @@ def _two_stage(
     maps: Path | None,
     out: Path,
     processes: int | None,
+    traffic: Traffic,
     too_much: list[str],
-    definition: str,
 ) -> None:
     from irlvla.score_parts import folder_of
     from irlvla.two_stage import score_two_stage, summary_text
 
-    if split is None or too_much or definition != "epdms":
-        wrong = " and ".join([*too_much, *(["--definition"] if definition != "epdms" else [])])
+    if split is None or too_much:
+        wrong = " and ".join(too_much)
         raise ValueError(f"--two-stage does not go with {wrong}" if wrong else "--two-stage needs --filter SCENE_FILTER.yaml")
     logs, maps = root(logs, "OPENSCENE_DATA_ROOT", "--logs"), root(maps, "NUPLAN_MAPS_ROOT", "--maps")
     try:
-        found = score_two_stage(submission, split, logs, maps, out, processes)
+        found = score_two_stage(submission, split, logs, maps, out, processes, traffic)
     except KeyboardInterrupt:
         raise _interrupted(folder_of(out)) from None
     _print(summary_text(found), out, found)

@@ -110,8 +110,8 @@ def score_split(
         processes: How many work at once; as many as there are cores if None.
         definition: A key of `irlvla.definitions.DEFINITIONS`.
         store: A folder of prepared scenes, made there if it is not there or stale.
-        metric_cache: A folder of the devkit's metric caches: scenes come from there, and from nowhere else.
-        traffic: How other road users move, a key of `irlvla.definitions.TRAFFIC`; what reacts comes from logs and maps only.
+        metric_cache: A folder of the devkit's metric caches: scenes come from there; maps count for traffic that reacts only.
+        traffic: How other road users move, a key of `irlvla.definitions.TRAFFIC`; stores have none that reacts.
 
     Returns:
         What the summary file holds, see `irlvla.score_summary.summary`. Its `failed` says what could not be scored (scene
@@ -124,8 +124,10 @@ def score_split(
     start = time.perf_counter()
     human_filter(definition)
     check_traffic(traffic)
-    if traffic != "log_replay" and (store is not None or metric_cache is not None):
-        raise ValueError(f"{store or metric_cache}: stores and metric caches hold no traffic that reacts; score from logs and maps")
+    if traffic != "log_replay" and store is not None:
+        raise ValueError(f"{store}: stores hold no traffic that reacts; score from logs and maps")
+    if traffic != "log_replay" and metric_cache is not None and maps is None:
+        raise ValueError(f"{metric_cache}: metric caches hold no lanes; for traffic that reacts pass maps as well")
     trajectories, out = Path(trajectories), Path(out)
     if out.suffix == ".json":
         raise ValueError(f"{out}: the table is a CSV, its summary is the JSON file beside it")
@@ -137,7 +139,7 @@ def score_split(
         if metric_cache is not None:
             if split is not None or store is not None:
                 raise ValueError("scenes come from metric caches, or from a split or store: not from both")
-            inputs = _from_caches(Path(metric_cache), tokens)
+            inputs = _from_caches(Path(metric_cache), tokens, None if traffic == "log_replay" or maps is None else Path(maps))
         elif store is None:
             if logs is None or maps is None:
                 raise ValueError("scenes come from logs and maps, or from a store: pass both, or store")
@@ -229,7 +231,7 @@ def _from_store(store: Store, tokens: Mapping[str, int]) -> _Inputs:
     )
 
 
-def _from_caches(folder: Path, tokens: Mapping[str, int]) -> _Inputs:
+def _from_caches(folder: Path, tokens: Mapping[str, int], maps: Path | None) -> _Inputs:
     known = metric_cache_paths(folder)
     paths = [path for token, path in known.items() if token in tokens]
     firsts = range(0, len(paths), SCENES_A_PART)
@@ -238,14 +240,15 @@ def _from_caches(folder: Path, tokens: Mapping[str, int]) -> _Inputs:
         tokens=tokens,
         failures={},
         absent=f"no metric cache of it is below {folder}",
-        stamp=[(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths],
+        stamp=[[path.parent.name for path in paths], stamps(folder if maps is None else maps, paths)],
         about={
             "split": None,
             "scenes_without_trajectories": len(known) - len(paths),
             "store": None,
             "data": str(folder),
-            "maps": None,
+            "maps": None if maps is None else str(maps),
         },
+        maps=None if maps is None else all_cities(maps),
     )
 
 
@@ -262,7 +265,7 @@ def _scenes(part: _Part, inputs: _Inputs, traffic: Traffic) -> Iterator[tuple[st
     """Scenes of a part ready to score, or why they cannot be; a log that cannot be read goes by its path."""
     if part.caches:
         for path in part.caches:
-            yield path.parent.name, _or_reason(metric_cache_scene, path)
+            yield path.parent.name, _or_reason(partial(metric_cache_scene, maps=inputs.maps), path)
         return
     if inputs.store is not None:
         for index in part.indices:

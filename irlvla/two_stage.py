@@ -20,8 +20,9 @@ from irlvla.data.mapping import TwoStageSplit, two_stage_split
 from irlvla.data.maps import Maps
 from irlvla.data.navsim import log_paths, scenes_or_reasons
 from irlvla.data.synthetic import synthetic_paths, synthetic_scene
-from irlvla.definitions import TWO_STAGE, TWO_STAGE_MEANING
+from irlvla.definitions import TRAFFIC, TWO_STAGE, TWO_STAGE_MEANING, Traffic, check_traffic
 from irlvla.prepare import SOURCES, all_cities, stamps
+from irlvla.score.drivers import with_reactive_traffic
 from irlvla.score.epdms import sub_scores
 from irlvla.score.prepared import prepared
 from irlvla.score.states import reference_poses
@@ -62,6 +63,7 @@ class _Inputs:
     synthetic: Mapping[str, Path]
     logs: Path
     maps: Maps
+    traffic: Traffic
 
 
 def score_two_stage(
@@ -71,6 +73,7 @@ def score_two_stage(
     maps: str | Path,
     out: str | Path,
     processes: int | None = None,
+    traffic: Traffic = "idm",
 ) -> dict[str, Any]:
     """Scores a submission in two stages, and writes the table in the devkit's layout and, beside it, its summary as JSON.
 
@@ -84,31 +87,38 @@ def score_two_stage(
         maps: A NUPLAN_MAPS_ROOT.
         out: The CSV to write: one row a scene and three rows of means; scores in [0, 1], empty where there is none.
         processes: How many work at once; as many as there are cores if None.
+        traffic: How other road users move, a key of `irlvla.definitions.TRAFFIC`; the benchmark's are reactive in both stages.
 
     Returns:
         What the summary file holds. `failed` says what could not be scored (scene token or log -> reason): such rows are in the
         table as not valid. `faults` says why means are not valid.
 
     Raises:
-        ValueError: The submission, the split, the maps or the logs as a whole cannot be used, or another process is writing the
-            same table.
+        ValueError: The traffic is unknown; the submission, the split, the maps or the logs as a whole cannot be used; or another
+            process is writing the same table.
     """
     start = time.perf_counter()
     logs, maps, out = Path(logs), Path(maps), Path(out)
     if out.suffix == ".json":
         raise ValueError(f"{out}: the table is a CSV, its summary is the JSON file beside it")
+    check_traffic(traffic)
     if not maps.is_dir():
         raise ValueError(f"maps: {maps} is no folder")
     given, chosen = read_submission(submission), two_stage_split(split)
     paths = _log_paths(logs, chosen)
     synthetic = synthetic_paths(logs)
     inputs = _Inputs(
-        submission=given, split=chosen, synthetic=synthetic, logs=logs, maps=all_cities(maps) if len(paths) > 1 else Maps(maps)
+        submission=given,
+        split=chosen,
+        synthetic=synthetic,
+        logs=logs,
+        maps=all_cities(maps) if len(paths) > 1 else Maps(maps),
+        traffic=traffic,
     )
     parts = _parts(paths, chosen)
     processes = origin.cores() if processes is None else processes
     files = [*paths, *(synthetic[token] for token in chosen.synthetic_tokens if token in synthetic)]
-    with parts_folder(out, _key(submission, split, stamps(maps, files))) as folder:
+    with parts_folder(out, _key(submission, split, [traffic, stamps(maps, files)])) as folder:
         missing = [part for part in parts if not part_done(folder, part.number)]
         if processes > 1 and len(missing) > 1:
             _warm(missing, inputs)
@@ -121,7 +131,7 @@ def score_two_stage(
         failures |= _absent(chosen, plans, failures)
         found = two_stage_scores(chosen.pairs, plans)
         about = _summary(found, failures, given, chosen) | {
-            "submission": str(submission), "split": str(split), "data": str(logs), "maps": str(maps), "processes": processes,
+            "traffic": traffic, "submission": str(submission), "split": str(split), "data": str(logs), "maps": str(maps), "processes": processes,
             "seconds": time.perf_counter() - start,
         }  # fmt: skip
         with replaced(out, folder) as beside, beside.open("w", newline="", encoding="utf-8") as file:
@@ -133,10 +143,14 @@ def score_two_stage(
     return about
 
 
-def scored_plan(scene: PreparedScene, plan: Plan) -> ScoredPlan:
-    """A plan of one scene, scored with the human filter of logged scenes."""
+def scored_plan(scene: PreparedScene, plan: Plan, traffic: Traffic) -> ScoredPlan:
+    """A plan of one scene, scored with the human filter of logged scenes.
+
+    Raises:
+        ValueError: The scene has not the traffic that is asked for.
+    """
     poses = at_known_rate(plan)[None]
-    scores = sub_scores(scene, poses)
+    scores = sub_scores(scene, poses, traffic=traffic)
     states = simulated(scene.ego_state, reference_poses(scene.ego_state, scene.time_us, poses))
     x, y, heading = scene.ego_state[:3]
     ahead, aside = plan.poses[-1, :2]
@@ -234,6 +248,11 @@ def _scenes(part: _Part, inputs: _Inputs) -> Iterator[tuple[str, Scene | str]]:
         yield token, moment if isinstance(moment, str) else moment[0]
 
 
+def _ready(scene: Scene, traffic: Traffic) -> PreparedScene:
+    ready = prepared(scene)
+    return ready if traffic == "log_replay" else with_reactive_traffic(scene, ready)
+
+
 def _score(part: _Part, inputs: _Inputs, folder: Path) -> None:
     """Scores the scenes of a part one after the other, leaves what comes of it in the folder, and marks the part as done."""
     stage = inputs.submission.stage_two if part.log is None else inputs.submission.stage_one
@@ -247,7 +266,7 @@ def _score(part: _Part, inputs: _Inputs, folder: Path) -> None:
                 raise ValueError(f"it is of log {scene.log_name}, which is not in the split")
             if token not in stage:
                 raise ValueError(inputs.submission.refused.get(token, "the submission has no plan for it"))
-            done.append(scored_plan(prepared(scene), stage[token]))
+            done.append(scored_plan(_ready(scene, inputs.traffic), stage[token], inputs.traffic))
         except ValueError as error:
             failures[token] = str(error)
     arrays = {name: np.array([getattr(one, name) for one in done]).reshape(len(done), *shape) for name, shape in _NUMBERS.items()}
@@ -264,7 +283,7 @@ def _warm(parts: Sequence[_Part], inputs: _Inputs) -> None:
         for _, scene in _scenes(part, inputs):
             try:
                 if not isinstance(scene, str):
-                    scored_plan(prepared(scene), plan)
+                    scored_plan(_ready(scene, inputs.traffic), plan, inputs.traffic)
                     return
             except ValueError:
                 continue  # the worker that comes to this scene reports it
@@ -307,7 +326,6 @@ def _summary(found: TwoStageScores, failures: Mapping[str, str], given: Submissi
     return {
         "definition": TWO_STAGE,
         "meaning": TWO_STAGE_MEANING,
-        "traffic": "log_replay",
         "valid": not found.faults,
         "combined": None if np.isnan(found.combined) else 100.0 * found.combined,
         "stage_one": means(found.stage_one),
@@ -332,8 +350,9 @@ def summary_text(found: Mapping[str, Any]) -> str:
         return f"{name:10s}" + " ".join(f"{'-' if value is None else format(value, '.1f'):>6s}" for value in values.values())
 
     lines = [
-        f"{found['scenes']} scenes in {found['seconds']:.1f} s, traffic {found['traffic']}",
+        f"{found['scenes']} scenes in {found['seconds']:.1f} s",
         f"{found['definition']}: {found['meaning']}",
+        f"traffic {found['traffic']}: {TRAFFIC[found['traffic']]}",
         f"{'':10s}" + " ".join(f"{name.upper():>6s}" for name in COLUMNS),
         line("stage one", found["stage_one"]),
         line("stage two", found["stage_two"]),

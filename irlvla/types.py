@@ -240,7 +240,9 @@ class PreparedScene:
     """NC * DAC * DDC * TLC of that plan: EP ignores the reference where it is 0."""
     human_zero: Bool[np.ndarray, "8"]
     """Which of nc dac ddc tlc ep ttc lk hc are 0 for the human plan: the human filter sets these to 1."""
-    reactive: ReactiveTraffic | str = "it was prepared without (as scenes of a store are): load it from logs and maps"
+    reactive: ReactiveTraffic | str = (
+        "it was prepared without (as scenes of a store, or of metric caches without maps, are): load it from logs and maps"
+    )
     """The traffic that reacts to the ego, or why there is none."""
 
     def __post_init__(self) -> None:

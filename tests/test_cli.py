@@ -40,7 +40,7 @@ def test_scoring_writes_a_row_for_every_plan(tmp_path, monkeypatch, capsys):
     arguments = ["--logs", GOLDEN / "openscene", "--maps", GOLDEN / "maps", "--split", "test"]
     run(monkeypatch, "score", *arguments, "--trajectories", tmp_path / "plans.npz", "--out", tmp_path / "out.csv")
     lines = (tmp_path / "out.csv").read_text().splitlines()
-    assert lines[0] == "token,trajectory,NC,DAC,DDC,TLC,EP,TTC,LK,HC,EC,EPDMS,ade,fde,definition" and len(lines) == 4
+    assert lines[0] == "token,trajectory,NC,DAC,DDC,TLC,EP,TTC,LK,HC,EC,EPDMS,ade,fde,definition,traffic" and len(lines) == 4
     np.savez(tmp_path / "plans.npz", **{"00000000000000aa_poses": np.zeros((1, 8, 3))})
     with pytest.raises(SystemExit, match="1"):
         run(monkeypatch, "score", *arguments, "--trajectories", tmp_path / "plans.npz", "--out", tmp_path / "out.csv")

@@ -49,13 +49,34 @@ def test_a_cached_scene_is_the_one_of_the_log(scenes):
         assert scene.object_boxes.shape == other.object_boxes.shape and (scene.human_zero == other.human_zero).all()
 
 
+def test_with_maps_a_cache_has_the_traffic_of_the_log_that_reacts(scenes):
+    plans = np.load(GOLDEN / "trajectories.npz")
+    for scene in irlvla.load_metric_caches(GOLDEN / "metric_cache", GOLDEN / "maps"):
+        [other] = irlvla.load_scenes(GOLDEN / "openscene", GOLDEN / "maps", "test", [scene.token])
+        np.testing.assert_allclose(scene.reactive.driver_poses, other.reactive.driver_poses)
+        assert len(scene.reactive.driver_poses) and (scene.reactive.human_zero == other.reactive.human_zero).all()
+        found, wanted = (irlvla.score(one, plans[f"{scene.token}_poses"][:12], traffic="idm") for one in (scene, other))
+        for name in SUB_SCORE_NAMES:
+            np.testing.assert_allclose(getattr(found, name), getattr(wanted, name), atol=1e-9)
+    with pytest.raises(ValueError, match="has no reactive traffic: it was prepared without .* metric caches without maps"):
+        irlvla.score(scenes[0], plans[f"{scenes[0].token}_poses"][:1], traffic="idm")
+
+
+def test_a_table_amid_traffic_that_reacts_needs_maps(tmp_path):
+    places = (GOLDEN / "trajectories.npz", tmp_path / "t.csv", 1)
+    with pytest.raises(ValueError, match="metric caches hold no lanes; for traffic that reacts pass maps as well"):
+        score_split(None, None, None, *places, metric_cache=GOLDEN / "metric_cache", traffic="idm")
+    found = score_split(None, GOLDEN / "maps", None, *places, metric_cache=GOLDEN / "metric_cache", traffic="idm")
+    assert found["scenes"] == 2 and found["traffic"] == "idm" and found["maps"] == str(GOLDEN / "maps")
+
+
 def test_objects_on_the_ego_are_left_out(monkeypatch):
     from dataclasses import replace
 
     from irlvla.score.prepared import completed
 
     [path] = GOLDEN.glob("metric_cache/*/unknown/271ebfe4c3922d41/metric_cache.pkl")
-    scene = cached_scene(path)
+    scene, _ = cached_scene(path)
     boxes = scene.object_boxes.copy()
     boxes[0, 0, :3] = scene.ego_state[:3]
     assert completed(replace(scene, object_boxes=boxes)).object_boxes.shape[1] == scene.object_boxes.shape[1] - 1

@@ -21,8 +21,8 @@ def rows_of(path):
         return {row["token"]: row for row in csv.DictReader(file)}
 
 
-def scored(out, submission=GOLDEN / "two_stage" / "perturbed.pkl", split=SPLIT, logs=GOLDEN / "openscene", processes=1):
-    return score_two_stage(submission, split, logs, GOLDEN / "maps", out, processes)
+def scored(out, submission=GOLDEN / "two_stage" / "perturbed.pkl", split=SPLIT, logs=GOLDEN / "openscene", **options):
+    return score_two_stage(submission, split, logs, GOLDEN / "maps", out, **{"processes": 1, **options})
 
 
 @pytest.mark.parametrize("agent", ["constant_velocity", "perturbed"])
@@ -41,6 +41,12 @@ def test_the_table_has_the_devkits_layout_and_numbers(tmp_path, agent):
     assert ours[ROWS[0]]["ego_progress_stage_two"] == "" != ours[ROWS[2]]["ego_progress_stage_two"]
     assert json.loads((tmp_path / "t.json").read_text()) == found and f"combined  {found['combined']:.2f}" in summary_text(found)
     assert not (tmp_path / "t.csv.parts").exists()
+
+
+def test_traffic_is_reactive_unless_it_is_asked_to_be_replayed(tmp_path):
+    found = [scored(tmp_path / "t.csv", GOLDEN / "two_stage" / "constant_velocity.pkl", **some) for some in ({}, {"traffic": "log_replay"})]
+    assert [one["traffic"] for one in found] == ["idm", "log_replay"]
+    assert found[0]["stage_one"]["score"] == 25.0
 
 
 def test_the_combined_score_is_stage_one_times_weighted_stage_two(tmp_path):

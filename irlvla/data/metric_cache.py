@@ -18,7 +18,7 @@ from irlvla.data.maps import ALIASES
 from irlvla.data.pickles import BAD_PICKLE, Made, arguments_of, state_of, unpickled
 from irlvla.files import short
 from irlvla.lanes import flat_polygons
-from irlvla.types import HISTORY, LAYER_NAMES, POSES, STEPS, SYNTHETIC_TOKEN_LENGTH, Polygons, PreparedScene
+from irlvla.types import HISTORY, LAYER_NAMES, POSES, STEPS, SYNTHETIC_TOKEN_LENGTH, Objects, Polygons, PreparedScene
 
 FILE = "metric_cache.pkl"
 LARGEST = 1 << 28
@@ -57,8 +57,10 @@ def metric_cache_paths(folder: str | Path) -> dict[str, Path]:
     return paths
 
 
-def cached_scene(path: str | Path) -> PreparedScene:
-    """The scene of a metric cache, not yet ready to score: progress of the reference and the human filter are missing.
+def cached_scene(path: str | Path) -> tuple[PreparedScene, Objects]:
+    """The scene of a metric cache, not yet ready to score, and the objects annotated at t0 (global), which are the scene's first.
+
+    Progress of the reference and the human filter are missing.
 
     Its objects are all that are annotated, those that overlap the ego at t0 included (`irlvla.score.prepared.completed` does the
     rest). The previous state, which EC compares with, is that of 0.5 s before; whether the log has a whole scene there the cache
@@ -91,7 +93,7 @@ def _unpacked(path: Path) -> bytes:
     return content
 
 
-def _scene(path: Path, values: dict[str, Any]) -> PreparedScene:
+def _scene(path: Path, values: dict[str, Any]) -> tuple[PreparedScene, Objects]:
     token = path.parent.name
     now_us, ego = tracks.ego_state(values.get("ego_state"))
     past = tracks.ego_states(values.get("past_human_trajectory"))[-HISTORY:]
@@ -115,7 +117,8 @@ def _scene(path: Path, values: dict[str, Any]) -> PreparedScene:
     map_name = ALIASES.get(str(about), str(about))
     red_polygons, red_valid = _reds(values.get("observation"))
     map_polygons, map_layers, map_on_route = _drivable_map(values)
-    return PreparedScene(
+    moments = _moments(values)
+    scene = PreparedScene(
         token=token,
         log_name=str(names[0]),
         map_name=map_name,
@@ -125,7 +128,7 @@ def _scene(path: Path, values: dict[str, Any]) -> PreparedScene:
         past_states=np.stack([state for _, state in past]),
         previous_time_us=past[-2][0],
         previous_state=past[-2][1],
-        **_objects(values),
+        **_objects(moments),
         red_polygons=red_polygons,
         red_valid=red_valid,
         map_polygons=map_polygons,
@@ -138,23 +141,28 @@ def _scene(path: Path, values: dict[str, Any]) -> PreparedScene:
         reference_multiplier=0.0,
         human_zero=np.zeros(8, bool),
     )
+    return scene, moments[0]
 
 
-def _objects(values: dict[str, Any]) -> dict[str, np.ndarray]:
-    """The objects' part of a prepared scene: at 10 Hz from t0 on, type, size and speed of where each first appears."""
+def _moments(values: dict[str, Any]) -> list[Objects]:
+    """The objects at 10 Hz from t0 on."""
     moments = [*tracks.items(values.get("current_tracked_objects"), "current_tracked_objects")[:1]]
     moments += tracks.items(values.get("future_tracked_objects"), "future_tracked_objects")[: STEPS - 1]
     if len(moments) != STEPS:
         raise ValueError(f"it has objects at {len(moments)} moments, not {STEPS}")
-    found = [tracks.tracked_objects(moment) for moment in moments]
+    return [tracks.tracked_objects(moment) for moment in moments]
+
+
+def _objects(moments: list[Objects]) -> dict[str, np.ndarray]:
+    """The objects' part of a prepared scene: type, size and speed are those of where each first appears."""
     places: dict[str, int] = {}
-    for some in found:
+    for some in moments:
         for token in some.track_tokens:
             places.setdefault(token, len(places))
     boxes, valid = np.zeros((STEPS, len(places), 5)), np.zeros((STEPS, len(places)), bool)
     types, first_speed = np.zeros(len(places), np.int64), np.zeros(len(places))
     known = np.zeros(len(places), bool)
-    for step, some in enumerate(found):
+    for step, some in enumerate(moments):
         rows = np.array([places[token] for token in some.track_tokens], dtype=np.int64)
         boxes[step, rows], valid[step, rows] = some.boxes[:, [0, 1, 6, 3, 4]], True
         new = ~known[rows]

@@ -53,12 +53,17 @@ def with_reactive_traffic(scene: Scene, prepared: PreparedScene) -> PreparedScen
     Returns:
         The same scene with `reactive` set: the traffic, or the reason why there is none.
     """
+    return with_drivers(prepared, objects(scene), scene.lane_map)
+
+
+def with_drivers(prepared: PreparedScene, traffic: Traffic, lane_map: LaneMap) -> PreparedScene:
+    """The same from a scene's traffic, as `irlvla.score.prepared.objects` gives it, and the city's map."""
     try:
-        found = reactive_traffic(scene)
+        found = _reactive_traffic(traffic, lane_map, prepared.ego_state[:3])
     except (ValueError, shapely.errors.GEOSException) as error:
         return replace(prepared, reactive=str(error))
     prepared = replace(prepared, reactive=found)
-    if is_synthetic(scene.token):
+    if is_synthetic(prepared.token):
         return prepared
     return replace(prepared, reactive=replace(found, human_zero=reactive_human_zeros(prepared)))
 
@@ -74,7 +79,10 @@ def reactive_traffic(scene: Scene) -> ReactiveTraffic:
     Raises:
         ValueError: A vehicle on a lane has no velocity, or its lane no centre line.
     """
-    traffic, lane_map, ego = objects(scene), scene.lane_map, scene.ego_poses[NOW]
+    return _reactive_traffic(objects(scene), scene.lane_map, scene.ego_poses[NOW])
+
+
+def _reactive_traffic(traffic: Traffic, lane_map: LaneMap, ego: Float[np.ndarray, "3"]) -> ReactiveTraffic:
     vehicles = np.flatnonzero(traffic.types_now == _VEHICLE)
     outlines = [_corners(*ego[:2] + REAR_AXLE_TO_CENTER * np.array([np.cos(ego[2]), np.sin(ego[2])]), ego[2], LENGTH, WIDTH)]
     drivers: dict[int, tuple[_OnLane, float, float]] = {}

@@ -33,15 +33,16 @@ def cache(monkeypatch, tmp_path):
 
 
 def test_a_cache_says_what_the_scene_is():
-    scene = cached_scene(PATH)
+    scene, now = cached_scene(PATH)
     assert (scene.token, scene.map_name) == (TOKEN, "us-pa-pittsburgh-hazelwood") and scene.object_boxes.shape == (41, 5, 5)
     assert scene.past_time_us[-1] == scene.time_us and scene.previous_time_us == scene.past_time_us[-2]
     np.testing.assert_array_equal(scene.past_states[-1], scene.ego_state)
+    np.testing.assert_array_equal(scene.object_boxes[0], now.boxes[:, [0, 1, 6, 3, 4]])
     assert len(scene.map_layers) == 11 and scene.map_on_route.any() and not scene.map_on_route.all()
 
 
 def test_a_cache_written_again_is_the_same(cache):
-    scene, again = cached_scene(PATH), cached_scene(cache[1]())
+    (scene, _), (again, _) = cached_scene(PATH), cached_scene(cache[1]())
     np.testing.assert_array_equal(scene.object_boxes, again.object_boxes)
     np.testing.assert_array_equal(scene.map_polygons.vertices, again.map_polygons.vertices)
 
@@ -53,7 +54,7 @@ def test_an_object_that_comes_later_has_the_speed_of_then(cache):
     first = later[0].tracked_objects.tracked_objects[0]
     assert first._metadata.track_token == gone._metadata.track_token
     first._velocity._slots["_x"] = first._velocity._x = np.nan
-    scene = cached_scene(write())
+    scene, _ = cached_scene(write())
     place = scene.object_valid[0].argmin()
     assert not scene.object_valid[0, place] and scene.object_valid[1:, place].all() and scene.object_first_speed[place] == np.inf
 
@@ -67,7 +68,7 @@ def test_red_lights_are_found_among_the_objects(cache):
         more = np.empty(len(shapes) + 1, dtype=object)
         more[:-1], more[-1] = shapes, shape
         occupancy._arguments = ([*tokens, "red_light_12"], more, capacity)
-    scene = cached_scene(write())
+    scene, _ = cached_scene(write())
     assert np.flatnonzero(scene.red_valid[:, 0]).tolist() == [0, 3] and len(scene.red_polygons) == 1
 
 

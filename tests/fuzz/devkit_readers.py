@@ -11,6 +11,7 @@ from irlvla.data.mapping import two_stage_split
 from irlvla.data.maps import Maps
 from irlvla.data.synthetic import synthetic_scene
 from irlvla.metric_caches import metric_cache_scene
+from irlvla.score.drivers import with_reactive_traffic
 from irlvla.score.epdms import sub_scores
 from irlvla.score.prepared import prepared
 from irlvla.submit import read_submission
@@ -34,7 +35,7 @@ def _maps() -> Maps:
 
 @cache
 def _scene() -> Any:
-    return metric_cache_scene(next(GOLDEN.glob(f"metric_cache/*/unknown/{CACHED}/metric_cache.pkl")))
+    return metric_cache_scene(next(GOLDEN.glob(f"metric_cache/*/unknown/{CACHED}/metric_cache.pkl")), _maps())
 
 
 def _seed(content: bytes) -> dict[str, Any]:
@@ -61,7 +62,7 @@ def read_submitted(folder: Path) -> int:
     """As two-stage scoring does, for some of the plans."""
     found = read_submission(folder / "submission.pkl")
     for plan in [*found.stage_one.values(), *found.stage_two.values()][:2]:
-        assert np.isfinite(scored_plan(_scene(), plan).values).all()
+        assert np.isfinite(scored_plan(_scene(), plan, "idm").values).all()
     return len(found.stage_one)
 
 
@@ -77,8 +78,8 @@ def write_synthetic(random: Any, folder: Path, seed: dict[str, Any]) -> None:
 
 def read_synthetic(folder: Path) -> int:
     """Up to a score."""
-    ready = prepared(synthetic_scene(folder / f"{TOKEN}.pkl", _maps()))
-    return len(sub_scores(ready, np.zeros((1, 8, 3))).nc)
+    scene = synthetic_scene(folder / f"{TOKEN}.pkl", _maps())
+    return len(sub_scores(with_reactive_traffic(scene, prepared(scene)), np.zeros((1, 8, 3)), traffic="idm").nc)
 
 
 def prepare_cache(folder: Path) -> dict[str, Any]:
@@ -99,8 +100,9 @@ def write_cache(random: Any, folder: Path, seed: dict[str, Any]) -> None:
 
 def read_cache(folder: Path) -> int:
     """Up to a score."""
-    ready = metric_cache_scene(folder / CACHED / "metric_cache.pkl")
-    return len(sub_scores(ready, ready.human_poses[None], ready.human_poses[None]).nc)
+    ready = metric_cache_scene(folder / CACHED / "metric_cache.pkl", _maps())
+    sub_scores(ready, ready.human_poses[None], ready.human_poses[None])
+    return 0 if isinstance(ready.reactive, str) else len(sub_scores(ready, ready.human_poses[None], traffic="idm").nc)
 
 
 def prepare_split(_: Path) -> bytes:
