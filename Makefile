@@ -31,6 +31,7 @@ check: setup
 
 bench: setup
 	$(BIN)/python benchmarks/scorer.py --set $(SET)
+	$(BIN)/python benchmarks/reactive.py --set $(SET)
 	$(BIN)/python benchmarks/preparation.py --set $(SET)
 	$(BIN)/python benchmarks/split.py
 	$(BIN)/python benchmarks/labelling.py --logs $(WORLD)/openscene --maps $(WORLD)/maps --split $(WORLD)/splits/train.yaml
@@ -41,7 +42,11 @@ parity: setup
 	mkdir -p build
 	for name in epdms epdms_unfiltered; do $(BIN)/irlvla score --logs $(SET)/openscene --maps $(SET)/maps --split test \
 		--trajectories $(SET)/trajectories.npz --definition $$name --out build/parity_$$name.csv > build/parity_$$name.txt || exit 1; done
-	$(BIN)/python tests/golden/compare.py $(SET) build/parity_epdms.csv build/parity_epdms_unfiltered.csv
+	for name in epdms epdms_unfiltered; do $(BIN)/irlvla score --logs $(SET)/openscene --maps $(SET)/maps --split test \
+		--trajectories $(SET)/trajectories.npz --definition $$name --traffic idm --out build/parity_$${name}_idm.csv \
+		> build/parity_$${name}_idm.txt || exit 1; done
+	$(BIN)/python tests/golden/compare.py $(SET) build/parity_epdms.csv build/parity_epdms_unfiltered.csv \
+		build/parity_epdms_idm.csv build/parity_epdms_unfiltered_idm.csv
 
 results: setup
 	$(BIN)/python benchmarks/proof.py

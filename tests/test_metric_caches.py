@@ -16,7 +16,7 @@ GOLDEN = Path(__file__).parent / "golden"
 
 def expected():
     with (GOLDEN / "expected.csv").open() as file:
-        return {(row["token"], int(row["trajectory"])): row for row in csv.DictReader(file)}
+        return {(row["token"], int(row["trajectory"])): row for row in csv.DictReader(file) if row["traffic"] == "log_replay"}
 
 
 @pytest.fixture(scope="module")

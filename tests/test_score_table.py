@@ -36,7 +36,7 @@ def table(path):
 
 def test_every_number_of_the_devkit_is_met(tmp_path):
     found = score_split(LOGS, MAPS, "test", PLANS, tmp_path / "table.csv", processes=2)
-    _, rows, wrong = disagreements(GOLDEN, tmp_path / "table.csv")
+    _, _, rows, wrong = disagreements(GOLDEN, tmp_path / "table.csv")
     assert found["failed"] == {} and rows == found["trajectories"] and rows > 600
     assert wrong == []
 
@@ -108,6 +108,22 @@ def test_without_the_filter_every_number_is_the_devkits_unfiltered_one(tmp_path)
         product = np.prod([float(row[f"{name}_raw"]) for name in ("NC", "DAC", "DDC", "TLC")])
         parts = [weight * float(row[name if name == "EC" else f"{name}_raw"]) for name, weight in weights.items()]
         assert float(got["EPDMS"]) == pytest.approx(product * sum(parts) / sum(weights.values()), abs=1e-3)
+
+
+def test_with_reactive_traffic_every_number_is_the_devkits(tmp_path):
+    expected = [row for row in table(GOLDEN / "expected.csv") if row["traffic"] == "idm"]
+    wanted = {row["token"] for row in expected}
+    plans = {name: values[:8] for name, values in np.load(PLANS).items() if name[:16] in wanted and name[17:] in ("poses", "prev_poses")}
+    np.savez(tmp_path / "plans.npz", **plans)
+    for definition in ("epdms", "epdms_unfiltered"):
+        found = score_split(LOGS, MAPS, "test", tmp_path / "plans.npz", tmp_path / "table.csv", 1, definition, traffic="idm")
+        assert found["traffic"] == "idm" and not found["failed"] and {row["traffic"] for row in table(tmp_path / "table.csv")} == {"idm"}
+        assert disagreements(GOLDEN, tmp_path / "table.csv") == (definition, "idm", 32, [])
+
+
+def test_stores_have_no_reactive_traffic(tmp_path):
+    with pytest.raises(ValueError, match="no traffic that reacts; score from logs and maps"):
+        score_split(None, None, None, PLANS, tmp_path / "table.csv", store=tmp_path / "scenes", traffic="idm")
 
 
 def test_a_definition_that_nobody_knows_is_refused(tmp_path):
@@ -349,6 +365,6 @@ def test_the_comparison_sees_a_wrong_number_and_a_missing_row(tmp_path):
         writer = csv.DictWriter(file, rows[0])
         writer.writeheader()
         writer.writerows(rows[:-1])
-    _, _, found = disagreements(GOLDEN, tmp_path / "table.csv")
+    *_, found = disagreements(GOLDEN, tmp_path / "table.csv")
     ours = [one for one in found if one[1] == TOKEN]
     assert [one[3] for one in ours] == ["NC", *COMPARED]

@@ -27,7 +27,7 @@ from irlvla.vehicle import HEADING, INTERVAL, LENGTH, VX, VY, WIDTH, X, Y
 
 RADIUS = 100.0
 """A driver further from the ego is gone for good, m."""
-_TIE = 1e-11
+_TIE = 1e-9
 """Distances that differ by less are those to an edge that two shapes share, m."""
 
 _MINIMUM_GAP, _HEADWAY, _ACCELERATION, _DECELERATION, _EXPONENT = 1.0, 1.5, 1.0, 2.0, 4

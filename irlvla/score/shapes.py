@@ -263,15 +263,28 @@ def shapes_touch(pieces, bounds, blocks, first, count, other_pieces, other_bound
 def shapes_gap(pieces, bounds, count, other_pieces, other_bounds, other_count, other_whole, limit):
     """Distance of two shapes, 0 where they touch; infinite if it is more than `limit`."""
     nearest, found = limit * limit, np.inf
+    # Pieces whose bounding boxes are nearest come first: most others are further away than these.
+    best_i, best_k, least = -1, -1, nearest
+    for i in range(count):
+        if bounds_gap(bounds[i], other_whole) > least:
+            continue
+        for k in range(other_count):
+            gap = bounds_gap(bounds[i], other_bounds[k])
+            if gap == 0.0 and pieces_touch(pieces[i], other_pieces[k]):
+                return 0.0
+            if gap <= least:
+                best_i, best_k, least = i, k, gap
+    if best_i < 0:
+        return found
+    square = min(_corners_gap(pieces[best_i], other_pieces[best_k]), _corners_gap(other_pieces[best_k], pieces[best_i]))
+    if square <= nearest:
+        nearest, found = square, square
     for i in range(count):
         if bounds_gap(bounds[i], other_whole) > nearest:
             continue
         for k in range(other_count):
-            gap = bounds_gap(bounds[i], other_bounds[k])
-            if gap > nearest:
+            if bounds_gap(bounds[i], other_bounds[k]) > nearest:
                 continue
-            if gap == 0.0 and pieces_touch(pieces[i], other_pieces[k]):
-                return 0.0
             square = min(_corners_gap(pieces[i], other_pieces[k]), _corners_gap(other_pieces[k], pieces[i]))
             if square <= nearest:
                 nearest, found = square, square

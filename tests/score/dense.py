@@ -1,8 +1,10 @@
 """Made-up reactive traffic: lanes that bend, cross and merge, up to 60 vehicles of all sizes, some too close, some at a lane's end."""
 
 import numpy as np
+import shapely
 
 from irlvla.types import STEPS, ReactiveTraffic
+from tests.score.slow_reactive import box
 
 
 def lane(random, length):
@@ -33,10 +35,18 @@ def dense_traffic(seed, drivers=60, parked=6, origin=(365_000.0, 4_010_000.0), l
     count = drivers + parked
     sizes = random.uniform([0.5, 0.5], [6.0, 2.6], (count, 2))
     sizes[random.random(count) < 0.7] = [4.6, 1.9]
-    chosen = [lanes[random.integers(len(lanes))] for _ in range(drivers)]
-    ways = np.array([random.uniform(0.0, line[-1, 3]) for line in chosen])
-    ways[random.random(drivers) < 0.05] += 3.0
-    poses = np.array([[np.interp(way, line[:, 3], line[:, k]) for k in range(3)] for way, line in zip(ways, chosen)]).reshape(-1, 3)
+    chosen, ways, poses, shapes = [], [], [], []
+    while len(chosen) < drivers:
+        # Ever smaller ones, until the last finds room.
+        size, line = sizes[len(chosen)], lanes[random.integers(len(lanes))]
+        way = random.uniform(0.0, line[-1, 3]) + 3.0 * (random.random() < 0.05)
+        pose = np.array([np.interp(way, line[:, 3], line[:, k]) for k in range(3)])
+        shape = box(*pose, *size)
+        if shapely.intersects(shape, shapes).any():
+            size *= 0.98
+            continue
+        chosen, ways, poses, shapes = [*chosen, line], [*ways, way], [*poses, pose], [*shapes, shape]
+    ways, poses = np.array(ways), np.array(poses).reshape(-1, 3)
     boxes, valid = np.zeros((STEPS, count, 5)), np.zeros((STEPS, count), bool)
     valid[0] = True
     boxes[0, :drivers, :3] = poses + random.normal(0.0, 0.3, poses.shape)

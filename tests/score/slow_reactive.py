@@ -26,7 +26,8 @@ class Driver:
         return min(max(way, self.path[0, 3]), self.path[-1, 3])
 
     def at(self, way):
-        return np.array([np.interp(way, self.path[:, 3], self.path[:, column]) for column in range(3)])
+        x, y, heading = (np.interp(way, self.path[:, 3], self.path[:, column]) for column in range(3))
+        return np.array([x, y, (heading + np.pi) % (2 * np.pi) - np.pi])
 
     @property
     def pose(self):
