@@ -74,6 +74,7 @@ def score_two_stage(
     out: str | Path,
     processes: int | None = None,
     traffic: Traffic = "idm",
+    cities: Maps | None = None,
 ) -> dict[str, Any]:
     """Scores a submission in two stages, and writes the table in the devkit's layout and, beside it, its summary as JSON.
 
@@ -88,6 +89,7 @@ def score_two_stage(
         out: The CSV to write: one row a scene and three rows of means; scores in [0, 1], empty where there is none.
         processes: How many work at once; as many as there are cores if None.
         traffic: How other road users move, a key of `irlvla.definitions.TRAFFIC`; the benchmark's are reactive in both stages.
+        cities: Map files read before, to be shared by several calls.
 
     Returns:
         What the summary file holds. `failed` says what could not be scored (scene token or log -> reason): such rows are in the
@@ -105,14 +107,14 @@ def score_two_stage(
     if not maps.is_dir():
         raise ValueError(f"maps: {maps} is no folder")
     given, chosen = read_submission(submission), two_stage_split(split)
-    paths = _log_paths(logs, chosen)
+    paths = split_log_paths(logs, chosen)
     synthetic = synthetic_paths(logs)
     inputs = _Inputs(
         submission=given,
         split=chosen,
         synthetic=synthetic,
         logs=logs,
-        maps=all_cities(maps) if len(paths) > 1 else Maps(maps),
+        maps=cities if cities is not None else all_cities(maps) if len(paths) > 1 else Maps(maps),
         traffic=traffic,
     )
     parts = _parts(paths, chosen)
@@ -202,8 +204,12 @@ def _cells(values: np.ndarray) -> list[Any]:
     return ["" if np.isnan(value) else value for value in values.tolist()]
 
 
-def _log_paths(logs: Path, split: TwoStageSplit) -> list[Path]:
-    """Pickles of the split's logs that are there; a scene of one that is not will be missed by its token."""
+def split_log_paths(logs: Path, split: TwoStageSplit) -> list[Path]:
+    """Pickles of the split's logs that are there; a scene of one that is not will be missed by its token.
+
+    Raises:
+        ValueError: None of them is there.
+    """
     folder = split.data_split if split.data_split is not None and (logs / "navsim_logs" / split.data_split).is_dir() else None
     known = log_paths(logs, folder)
     paths = [path for name, path in known.items() if split.chosen.log_names is None or name in split.chosen.log_names]
@@ -235,7 +241,8 @@ def _scenes(part: _Part, inputs: _Inputs) -> Iterator[tuple[str, Scene | str]]:
                 yield token, f"no synthetic scene of this name is below {inputs.logs}"
                 continue
             try:
-                yield token, synthetic_scene(inputs.synthetic[token], inputs.maps)
+                scene = synthetic_scene(inputs.synthetic[token], inputs.maps)
+                yield token, scene if scene.token == token else f"{inputs.synthetic[token]} holds another scene, {scene.token}"
             except ValueError as error:
                 yield token, str(error)
         return

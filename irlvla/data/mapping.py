@@ -26,6 +26,14 @@ class TwoStageSplit:
     data_split: str | None
 
 
+def has_two_stages(path: str | Path) -> bool:
+    """Whether a split is one of two stages, which `two_stage_split` reads; the same errors as `irlvla.data.navsim.scene_filter`."""
+    path = Path(path)
+    place = path.parent.parent / path.name
+    beside = path.parent.name == "scene_filter" and place.is_file()
+    return MAPPING in filter_values(path) or (beside and MAPPING in filter_values(place))
+
+
 def two_stage_split(path: str | Path) -> TwoStageSplit:
     """Read a split of two stages from NAVSIM's yaml files.
 

@@ -1,6 +1,6 @@
 import os
 import pickle
-from pathlib import Path
+from pathlib import Path, PosixPath
 
 import numpy as np
 import pytest
@@ -68,7 +68,7 @@ def changed(values, keys, value):
     [
         (("scene_metadata",), None, "scene_metadata is None, no mapping"),
         (("scene_metadata", "num_history_frames"), 3, "3 frames of history"),
-        (("scene_metadata", "initial_token"), "e" * 17, "file, frame and token have one name"),
+        (("scene_metadata", "initial_token"), None, "initial_token is None, no name"),
         (("frames",), [], "0 frames, fewer than 4"),
         (("frames",), {}, "frames is dict, no list"),
         (("frames", 1, "timestamp"), 0, "not after"),
@@ -101,3 +101,56 @@ def test_hostile_and_broken_files_run_nothing_and_are_named(tmp_path, monkeypatc
     assert not (tmp_path / "hostile_was_here").exists()
     with pytest.raises(ValueError, match="nowhere.pkl cannot be read"):
         synthetic_scene(tmp_path / "nowhere.pkl", NoMaps())
+
+
+def with_camera(values, path="log/CAM_F0/a.jpg"):
+    """The current frame with one camera, as the devkit keeps those whose pictures were loaded."""
+    camera = {
+        "data_path": path,
+        "sensor2lidar_rotation": np.eye(3),
+        "sensor2lidar_translation": np.array([1.6, 0.0, 1.5]),
+        "cam_intrinsic": np.array([[1545.0, 0.0, 960.0], [0.0, 1545.0, 560.0], [0.0, 0.0, 1.0]]),
+        "distortion": np.zeros(5),
+    }
+    values["frames"][3]["camera_dict"] = {"cam_f0": camera, "cam_l0": {}}
+    return values
+
+
+@pytest.mark.parametrize("kind", [str, PosixPath])
+def test_cameras_are_read_when_they_are_asked_for_and_their_lidar_frame_is_the_egos(tmp_path, monkeypatch, kind):
+    folder = tmp_path / "two_stage" / "synthetic_scene_pickles"
+    folder.mkdir(parents=True)
+    values = with_camera(loaded(monkeypatch, PATH.read_bytes()), kind("log/CAM_F0/a.jpg"))
+    (folder / PATH.name).write_bytes(pickle.dumps(values))
+    scene = synthetic_scene(folder / PATH.name, NoMaps(), cameras=True)
+    assert [len(frame) for frame in scene.cameras] == [0, 0, 0, 1] and scene.cameras[3][0].name == "CAM_F0"
+    assert scene.cameras[3][0].path == str(tmp_path / "two_stage" / "sensor_blobs" / "log" / "CAM_F0" / "a.jpg")
+    assert (scene.cameras[3][0].ego_from_lidar == np.eye(4)).all() and scene.cameras[3][0].translation[2] == 1.5
+    assert synthetic_scene(folder / PATH.name, NoMaps()).cameras == ((),) * 4
+
+
+def test_damaged_cameras_matter_only_where_they_are_asked_for(tmp_path, monkeypatch):
+    for changes, reason in (({"distortion": None}, "distortion is None"), ({"data_path": "/etc/passwd"}, "not below the sensor blobs")):
+        values = with_camera(loaded(monkeypatch, PATH.read_bytes()))
+        values["frames"][3]["camera_dict"]["cam_f0"].update(changes)
+        (tmp_path / PATH.name).write_bytes(pickle.dumps(values))
+        with pytest.raises(ValueError, match=reason):
+            synthetic_scene(tmp_path / PATH.name, NoMaps(), cameras=True)
+        assert synthetic_scene(tmp_path / PATH.name, NoMaps()).token == TOKEN
+    values["frames"][3]["camera_dict"] = {"cam_f0": 3}
+    (tmp_path / PATH.name).write_bytes(pickle.dumps(values))
+    with pytest.raises(ValueError, match="camera_dict holds 3 for 'cam_f0', no mapping"):
+        synthetic_scene(tmp_path / PATH.name, NoMaps(), cameras=True)
+
+
+@pytest.mark.parametrize("protocol", [2, 3, 4, 5])
+def test_a_scene_goes_by_its_initial_token_whatever_its_file_is_called(tmp_path, monkeypatch, protocol):
+    folder = tmp_path / "navhard" / "synthetic_scene_pickles"
+    folder.mkdir(parents=True)
+    values = loaded(monkeypatch, PATH.read_bytes())
+    values["scene_metadata"] |= {"initial_token": "e" * 17, "scene_token": "a-scene"}
+    (folder / "a-scene.pkl").write_bytes(pickle.dumps(values, protocol=protocol))
+    (folder / "damaged.pkl").write_bytes(b"nothing")
+    paths = synthetic_paths(tmp_path)
+    assert paths == {"e" * 17: folder / "a-scene.pkl", "damaged": folder / "damaged.pkl"}
+    assert synthetic_scene(paths["e" * 17], NoMaps()).token == "e" * 17
