@@ -7,6 +7,7 @@ from typing import Annotated
 
 import tyro
 
+from irlvla.definitions import Traffic
 from irlvla.run_data import data_of, environment, root
 from irlvla.score_command import score
 
@@ -17,7 +18,14 @@ EXTRAS |= dict.fromkeys(("sumo", "pyogrio"), "world") | dict.fromkeys(("scipy", 
 Place = Annotated[Path, tyro.conf.Positional]
 
 
-def world(folder: Place, seed: int = 0, logs: int | None = None, cameras: str = "F0,L0,R0", test_logs: int | None = None) -> None:
+def world(
+    folder: Place,
+    seed: int = 0,
+    logs: int | None = None,
+    cameras: str = "F0,L0,R0",
+    test_logs: int | None = None,
+    follow_ups: int = 0,
+) -> None:
     """Make the embedded data set: FOLDER/openscene, FOLDER/maps, FOLDER/splits/{train,val,test}.yaml.
 
     Args:
@@ -26,10 +34,11 @@ def world(folder: Place, seed: int = 0, logs: int | None = None, cameras: str = 
         logs: number of logs, a quarter of them test; the default size without it.
         cameras: F0,L0,R0 or other names of the eight, all, or none.
         test_logs: number of test logs where that shall be more than the size brings; train and val stay as they are.
+        follow_ups: pairs of synthetic scenes behind one scene of each test log, for FOLDER/splits/two_stage.yaml (docs/two_stage.md).
     """
     from irlvla.make_world import make_world
 
-    make_world(folder, seed=seed, logs=logs, cameras=camera_names(cameras), test_logs=test_logs)
+    make_world(folder, seed=seed, logs=logs, cameras=camera_names(cameras), test_logs=test_logs, follow_ups=follow_ups)
 
 
 def strip(out: Place, split: Path, logs: Path | None = None, share: float = 0.5, seed: int = 0) -> None:
@@ -130,10 +139,13 @@ def evaluate(
     seed: int | None = None,
     reward: bool = False,
     reward_model: tyro.conf.UseAppendAction[tuple[str, ...]] = (),
+    two_stage: bool = False,
+    traffic: Traffic = "idm",
 ) -> None:
     """Evaluate a run's policies and the baselines: results.json, report.html, evaluation/<split>/<policy>.csv.
 
-    With --reward its reward models instead: reward_quality/<split>.json and reliability plots (docs/reward.md).
+    With --reward its reward models instead: reward_quality/<split>.json and reliability plots (docs/reward.md). With --two-stage on a
+    split of two stages (docs/two_stage.md): evaluation/<split>/<policy>.csv and results.json beside them.
 
     Args:
         run: the run's folder.
@@ -142,6 +154,8 @@ def evaluate(
         seed: what results.json is to say (default: the run's).
         reward: compare reward models on samples of the policies and on a vocabulary.
         reward_model: with --reward, another reward model to compare, as package.module:function; may be repeated.
+        two_stage: plan and score both stages of the split.
+        traffic: with --two-stage, how other road users move: idm or log_replay.
     """
     import torch
 
@@ -151,10 +165,18 @@ def evaluate(
 
     if reward_model and not reward:
         raise ValueError("--reward-model goes with --reward")
+    if two_stage and (split is None or reward):
+        raise ValueError("--two-stage goes with --split, and not with --reward")
     torch.set_num_threads(1)
     kept_seed, sensors = kept_recipe(run)
     kept_seed = kept_seed if seed is None else seed
     data = data_of(run)
+    if two_stage:
+        from irlvla.two_stage_plans import assess_two_stages, rows_text
+
+        both = assess_two_stages(run, Path(data["logs"]), Path(data["maps"]), split, kept_seed, sensors, policy or None, traffic)
+        print(f"{rows_text(both)}\n{run / 'evaluation' / split.stem / 'results.json'}")
+        return _exit_on(both["failed"])
     chosen = Path(data["val"]) if split is None else split
     store = prepare(Path(data["logs"]), Path(data["maps"]), chosen, run / "stores" / chosen.stem, sensors)
     if reward:
@@ -189,11 +211,11 @@ def compare(first: Place, second: Place) -> None:
 
 
 def submit(run: Path, split: Path, out: Path, policy: str = "ppo", team: str = "none") -> None:
-    """Write a policy's plans as NAVSIM's submission pickle (one stage).
+    """Write a policy's plans as NAVSIM's submission pickle: of one stage, or of both where the split is one of two stages.
 
     Args:
         run: the run's folder.
-        split: a scene filter file.
+        split: a scene filter file, or the file with `reactive_all_mapping` (docs/two_stage.md).
         out: the pickle.
         policy: a learned row, such as imitation or ppo.
         team: team name.
@@ -201,14 +223,23 @@ def submit(run: Path, split: Path, out: Path, policy: str = "ppo", team: str = "
     import numpy as np
     import torch
 
+    from irlvla.data.mapping import has_two_stages
     from irlvla.learned import learned_plans
     from irlvla.prepare import prepare
     from irlvla.recipes import kept_recipe
     from irlvla.submit import write_submission
 
     torch.set_num_threads(1)
-    data = data_of(run)
-    store = prepare(Path(data["logs"]), Path(data["maps"]), split, run / "stores" / split.stem, kept_recipe(run)[1])
+    data, sensors = data_of(run), kept_recipe(run)[1]
+    if has_two_stages(split):
+        from irlvla.two_stage_plans import two_stage_plans, two_stage_store
+
+        store = two_stage_store(Path(data["logs"]), Path(data["maps"]), split, run / "stores" / f"{split.stem}-stages", sensors)
+        both = two_stage_plans(run, store, split, (policy,))[policy]
+        write_submission(out, both.stage_one, {"team_name": team}, both.stage_two)
+        print(f"{out}: {len(both.stage_one)} plans of stage one, {len(both.stage_two)} of stage two")
+        return _exit_on_failures(store)
+    store = prepare(Path(data["logs"]), Path(data["maps"]), split, run / "stores" / split.stem, sensors)
     plans = learned_plans(run, store, np.arange(len(store)), (policy,))[policy].poses
     write_submission(out, dict(zip(store.tokens, plans, strict=True)), {"team_name": team})
     print(f"{out}: {len(store)} plans")
@@ -347,6 +378,13 @@ def _exit_on_failures(*stores: object) -> None:
     for store in stores:
         print_failures(store)
     if any(store.failed for store in stores):
+        raise SystemExit(1)
+
+
+def _exit_on(failed: dict[str, str]) -> None:
+    for token, reason in sorted(failed.items()):
+        print(f"failed: {token}: {reason}")
+    if failed:
         raise SystemExit(1)
 
 

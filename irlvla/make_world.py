@@ -7,7 +7,7 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ from PIL import Image
 
 from irlvla.data.navsim import Maps, SceneFilter, log_moments
 from irlvla.definitions import EPDMS
+from irlvla.files import json_mapping
+from irlvla.follow_ups import DRAWN_FRAMES, FRAMES_NEEDED, SPLIT, write_follow_ups
 from irlvla.score.prepared import prepared
 from irlvla.selection import (
     FUTURE,
@@ -41,6 +43,7 @@ from irlvla.world.scenery import load_scenery, save_footage, save_scenery
 from irlvla.world.streets import SHAPES
 from irlvla.world.town import Town, make_town
 from irlvla.world.traffic import TIME_STEP, simulate
+from irlvla.world_size import DEFAULT_CAMERAS, Task, WorldConfig, further_tasks, scaled, tasks, with_test_logs
 
 SPLITS = ("train", "val", "test")
 LEAST_SCENES = 3
@@ -52,95 +55,6 @@ ATTEMPTS = 4
 SECONDS_A_LOG = 3.5
 LANE_A_CAR = 95.0
 """Length of lane for each motor vehicle, m."""
-DEFAULT_CAMERAS = ("CAM_F0", "CAM_L0", "CAM_R0")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorldConfig:
-    """How large a world is. The split of logs follows the numbers of scenes."""
-
-    seed: int = 0
-    cameras: tuple[str, ...] = DEFAULT_CAMERAS
-    known_towns: int = 12
-    unseen_towns: int = 4
-    train_scenes: int = 3780
-    train_logs: int = 630
-    val_scenes: int = 360
-    val_logs: int = 60
-    test_scenes: int = 1650
-    test_logs: int = 300
-    log_frames: int = 50
-    shortest_log: int = 24
-    most_scenes_a_log: int = 8
-    processes: int = 2
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Task:
-    """One simulated run: its town, and how many logs and scenes of which splits it has to give."""
-
-    town: int
-    name: str
-    quotas: tuple[tuple[str, int, int], ...]
-    """Split, logs, scenes."""
-
-
-def scaled(config: WorldConfig, logs: int) -> WorldConfig:
-    """The same world cut down to `logs` logs in all: a quarter of them test, at least one each of train, val and test."""
-    if logs < 3:
-        raise ValueError(f"a world needs at least 3 logs (train, val, test), not {logs}")
-    share = logs / (config.train_logs + config.val_logs + config.test_logs)
-    test, val = max(1, round(share * config.test_logs)), max(1, round(share * config.val_logs))
-    train = logs - test - val
-    return replace(
-        config,
-        known_towns=min(config.known_towns, max(1, logs // 24)),
-        unseen_towns=min(config.unseen_towns, 1 if logs < 60 else 2, test),
-        train_logs=train,
-        train_scenes=train * config.train_scenes // config.train_logs,
-        val_logs=val,
-        val_scenes=val * config.val_scenes // config.val_logs,
-        test_logs=test,
-        test_scenes=test * config.test_scenes // config.test_logs,
-    )
-
-
-def _shares(total: int, parts: int) -> list[int]:
-    return [total * (part + 1) // parts - total * part // parts for part in range(parts)]
-
-
-def tasks(config: WorldConfig) -> list[Task]:
-    """All runs of a world. Logs of train never share a run with val or test; unseen towns give test logs only."""
-    known, unseen = config.known_towns, config.unseen_towns
-    train = list(zip(_shares(config.train_logs, known), _shares(config.train_scenes, known), strict=True))
-    val = list(zip(_shares(config.val_logs, known), _shares(config.val_scenes, known), strict=True))
-    half, half_scenes = config.test_logs // 2, config.test_scenes * (config.test_logs // 2) // config.test_logs
-    test = list(zip(_shares(half, known), _shares(half_scenes, known), strict=True))
-    new = list(zip(_shares(config.test_logs - half, unseen), _shares(config.test_scenes - half_scenes, unseen), strict=True))
-    found = [Task(town=town, name="train", quotas=(("train", *train[town]),)) for town in range(known)]
-    found += [Task(town=town, name="other", quotas=(("val", *val[town]), ("test", *test[town]))) for town in range(known)]
-    found += [Task(town=known + town, name="unseen", quotas=(("test", *new[town]),)) for town in range(unseen)]
-    return [task for task in found if any(logs for _, logs, _ in task.quotas)]
-
-
-def with_test_logs(config: WorldConfig, logs: int) -> WorldConfig:
-    """The same world with `logs` test logs in all, and more scenes and unseen towns in proportion."""
-    if logs < config.test_logs:
-        raise ValueError(f"a world of this size has {config.test_logs} test logs, {logs} are fewer: ask for a smaller world instead")
-    scenes, towns = config.test_scenes * logs // config.test_logs, -(-config.unseen_towns * logs // config.test_logs)
-    return replace(config, test_logs=logs, test_scenes=scenes, unseen_towns=towns)
-
-
-def further_tasks(config: WorldConfig, larger: WorldConfig) -> list[Task]:
-    """Runs for further test logs, half in known towns and half in further unseen ones; all that there is without them stays as it is."""
-    known, unseen = config.known_towns, larger.unseen_towns - config.unseen_towns
-    logs, scenes = larger.test_logs - config.test_logs, larger.test_scenes - config.test_scenes
-    half, half_scenes = logs // 2, scenes // 2
-    test = list(zip(_shares(half, known), _shares(half_scenes, known), strict=True))
-    new = list(zip(_shares(logs - half, unseen), _shares(scenes - half_scenes, unseen), strict=True))
-    found = [Task(town=town, name="further", quotas=(("test", *test[town]),)) for town in range(known)]
-    found += [Task(town=known + config.unseen_towns + town, name="unseen", quotas=(("test", *new[town]),)) for town in range(unseen)]
-    return [task for task in found if any(logs for _, logs, _ in task.quotas)]
 
 
 def _make_town(job: tuple[Path, Path, int, int]) -> tuple[Town, tuple[tuple[int, int], ...]]:
@@ -169,6 +83,8 @@ class Kept:
     before: tuple[SubScores, ...]
     after: tuple[SubScores, ...]
     situations: tuple[dict[str, bool], ...]
+    followed: str | None
+    """Token of the scene that synthetic ones shall follow, if any shall."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -266,7 +182,10 @@ def _log(job: Job, run: Run, drive: Drive, split: str, rng: np.random.Generator,
         before = (_baselines(moments[tokens[sample]], prepared(moments[tokens[sample]][0])),)
         after = tuple(_baselines(moments[token], ready[token]) for token in scenes)
         met = tuple(situations(ready[token]) for token in scenes)
-    _draw(openscene, part, run, drive, picked, job.systems, drawing, job.config.cameras)
+    is_followed = split == "test" and config.follow_ups > 0
+    followed = next((frame for frame in picked if is_followed and HISTORY <= frame < len(rows) - FRAMES_NEEDED), None)
+    further = [] if followed is None else [followed + later for later in DRAWN_FRAMES]
+    _draw(openscene, part, run, drive, picked, further, job.systems, drawing, config.cameras)
     return Kept(
         split=split,
         log_name=drive.log_name,
@@ -276,6 +195,7 @@ def _log(job: Job, run: Run, drive: Drive, split: str, rng: np.random.Generator,
         before=before,
         after=after,
         situations=met,
+        followed=None if followed is None else tokens[followed],
     )
 
 
@@ -289,12 +209,14 @@ def _draw(
     run: Run,
     drive: Drive,
     chosen: list[int],
+    further: list[int],
     systems: tuple[tuple[int, int], ...],
     drawing: Stage | None,
     cameras: tuple[str, ...],
 ) -> None:
-    """Write a log's footage, and the pictures of its scenes and of the frames before them."""
-    frames = sorted({drive.first + frame + shift for frame in chosen for shift in (-1, 0)})
+    """Write a log's footage, of some further frames too, and the pictures of its scenes and of the frames before them."""
+    drawn_frames = {drive.first + frame + shift for frame in chosen for shift in (-1, 0)}
+    frames = sorted(drawn_frames | {drive.first + frame for frame in further})
     film = footage(run, drive, frames, systems)
     save_footage(openscene / "sidecar" / f"{drive.log_name}.npz", film)
     if drawing is None:
@@ -304,6 +226,8 @@ def _draw(
     for rig in rigs:
         (openscene / "sensor_blobs" / part / drive.log_name / rig.name).mkdir(parents=True, exist_ok=True)
     for frame, token, moment in zip(frames, film.tokens, film.moments, strict=True):
+        if frame not in drawn_frames:
+            continue
         pose = ego_pose(run, drive, frame, ego)
         for rig in rigs:
             image = picture(drawing, moment, camera_pose(pose, rig), rig.intrinsics, rig.width, rig.height, film.look)
@@ -322,9 +246,16 @@ def write_split(path: Path, logs: list[Kept]) -> None:
 
 
 def make_world(
-    folder: Path, seed: int = 0, logs: int | None = None, cameras: tuple[str, ...] = DEFAULT_CAMERAS, test_logs: int | None = None
-) -> dict[str, object]:
+    folder: Path,
+    seed: int = 0,
+    logs: int | None = None,
+    cameras: tuple[str, ...] = DEFAULT_CAMERAS,
+    test_logs: int | None = None,
+    follow_ups: int = 0,
+) -> dict[str, Any]:
     """Make the embedded data set.
+
+    Stopped while it writes follow-ups and called again with the same arguments, it goes on there.
 
     Args:
         folder: Gets openscene, maps, splits and world.json; what was there of these is removed.
@@ -332,20 +263,45 @@ def make_world(
         logs: Number of logs, or None for the default size.
         cameras: Which of CAMERA_NAMES are drawn; none of them if empty.
         test_logs: Number of test logs where that shall be more than the size brings; train and val stay as they are.
+        follow_ups: Pairs of synthetic scenes, at most, that follow one scene of each test log, see `irlvla.follow_ups`.
 
     Returns:
         What world.json holds.
 
     Raises:
-        ValueError: Fewer than 3 logs, fewer test logs than the size brings, or a camera's name is not known.
+        ValueError: Fewer than 3 logs, fewer test logs than the size brings, fewer follow-ups than none, or a camera's name is not known.
         RuntimeError: SUMO failed, or a run gave fewer scenes than it had to.
     """
-    begin = time.perf_counter()
-    config = WorldConfig(seed=seed, cameras=tuple(cameras))
+    if follow_ups < 0:
+        raise ValueError(f"{follow_ups} follow-ups: none at least")
+    config = WorldConfig(seed=seed, cameras=tuple(cameras), follow_ups=follow_ups)
     config = config if logs is None else scaled(config, logs)
     larger = config if test_logs is None else with_test_logs(config, test_logs)
     for name in config.cameras:
         mounting(name)
+    summary = (_begun(folder, larger) if follow_ups else None) or _made(folder, config, larger)
+    if follow_ups:
+        begin = time.perf_counter()
+        pairs = write_follow_ups(folder, summary["followed"], follow_ups, config.cameras, seed, config.processes)
+        count = sum(len(pair.follow_ups) for pair in pairs)
+        print(f"follow-ups: {count} pairs behind {len(pairs)} scenes in {time.perf_counter() - begin:.1f} s", flush=True)
+    return summary
+
+
+def _begun(folder: Path, config: WorldConfig) -> dict[str, Any] | None:
+    """What world.json holds of a world that lacks nothing but its follow-ups; None if there is none of this configuration."""
+    path = folder / "world.json"
+    if not path.exists() or (folder / "splits" / f"{SPLIT}.yaml").exists():
+        return None
+    summary = json_mapping(path)
+    same = summary.get("config") == json.loads(json.dumps(asdict(config)))
+    return summary if same and isinstance(summary.get("followed"), dict) else None
+
+
+def _made(folder: Path, config: WorldConfig, larger: WorldConfig) -> dict[str, Any]:
+    """Make all of a world but its follow-ups; `larger` has further test logs."""
+    begin, seed = time.perf_counter(), config.seed
+    (folder / "world.json").unlink(missing_ok=True)
     for part in ("openscene", "maps", "splits"):
         shutil.rmtree(folder / part, ignore_errors=True)
     (folder / "openscene" / "sidecar").mkdir(parents=True, exist_ok=True)
@@ -367,9 +323,13 @@ def make_world(
             kept = [log for logs in pool.map(_run, jobs, chunksize=1) for log in logs]
     unseen = {town.name for town, _ in made[config.known_towns :]}
     summary = _summary(larger, sorted(kept, key=lambda log: log.log_name), unseen)
+    if config.follow_ups:
+        summary["followed"] = {log.log_name: log.followed for log in kept if log.followed is not None}
     for split in SPLITS:
         write_split(folder / "splits" / f"{split}.yaml", sorted((log for log in kept if log.split == split), key=lambda log: log.log_name))
-    (folder / "world.json").write_text(json.dumps(summary, indent=1) + "\n")
+    beside = folder / ".world.json"
+    beside.write_text(json.dumps(summary, indent=1) + "\n")
+    beside.replace(folder / "world.json")
     for title in ("before", "after"):
         print(printed_table(f"{title} selection, {EPDMS}", summary["baselines"][title]))
     print(f"situations in test: {summary['situations']}; constant velocity below 1: {summary['constant_velocity_below_one']}")

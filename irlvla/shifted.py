@@ -200,12 +200,12 @@ def shifted_frames(
     if np.hypot(*frames[now]["ego_dynamic_state"][:2]) < config.slowest:
         return None
     limits = np.array([config.along, config.aside, config.turn])
-    before = np.array([_pose(frame) for frame in frames])
+    before = np.array([logged_pose(frame) for frame in frames])
     for _ in range(TRIES):
         after = shifted_poses(before, now, random.uniform(-limits, limits))
         rows = enumerate(zip(frames, before, after, strict=True))
         moved = [_moved(*row, name) | {"token": _token(name, place - now), "frame_idx": place} for place, row in rows]
-        if not _touches(moved[now]["anns"]["gt_boxes"]):
+        if not touches(moved[now]["anns"]["gt_boxes"]):
             tokens = [None, *(frame["token"] for frame in moved), None]
             return [frame | {"sample_prev": tokens[place], "sample_next": tokens[place + 2]} for place, frame in enumerate(moved)]
     return None
@@ -218,7 +218,7 @@ def shifted_poses(poses: Float[np.ndarray, "frames 3"], now: int, shift: Float[n
     """
     places = np.arange(len(poses)) - now
     share = np.where(places < RETURN_FRAMES, 0.5 + 0.5 * np.cos(np.pi * np.clip(places / RETURN_FRAMES, 0, 1)), 0.0)
-    moved = _composed(poses, share[:, None] * shift)
+    moved = composed(poses, share[:, None] * shift)
     heading = shift[2]
     start, target = poses[now], moved[now]
     cosine, sine = np.cos(heading), np.sin(heading)
@@ -229,7 +229,7 @@ def shifted_poses(poses: Float[np.ndarray, "frames 3"], now: int, shift: Float[n
     return moved
 
 
-def _composed(poses: np.ndarray, shifts: np.ndarray) -> np.ndarray:
+def composed(poses: Float[np.ndarray, "poses 3"], shifts: Float[np.ndarray, "poses 3"]) -> Float[np.ndarray, "poses 3"]:
     """Poses moved by shifts in their own frames."""
     cosine, sine = np.cos(poses[:, 2]), np.sin(poses[:, 2])
     x = poses[:, 0] + cosine * shifts[:, 0] - sine * shifts[:, 1]
@@ -237,7 +237,8 @@ def _composed(poses: np.ndarray, shifts: np.ndarray) -> np.ndarray:
     return np.column_stack([x, y, poses[:, 2] + shifts[:, 2]])
 
 
-def _pose(frame: Mapping[str, Any]) -> np.ndarray:
+def logged_pose(frame: Mapping[str, Any]) -> Float[np.ndarray, "3"]:
+    """x, y, heading of the ego in a frame of the embedded world, whose cars neither pitch nor roll; global."""
     w, _, _, z = frame["ego2global_rotation"]
     return np.array([*frame["ego2global_translation"][:2], 2 * np.arctan2(z, w)])
 
@@ -245,16 +246,7 @@ def _pose(frame: Mapping[str, Any]) -> np.ndarray:
 def _moved(frame: Mapping[str, Any], before: np.ndarray, after: np.ndarray, name: str) -> dict[str, Any]:
     """A frame seen from another ego pose: everything in the world stays where it was."""
     height = float(frame["ego2global_translation"][2])
-    boxes = np.array(frame["anns"]["gt_boxes"], dtype=np.float64).reshape(-1, 7)
-    velocities = np.array(frame["anns"]["gt_velocity_3d"], dtype=np.float64).reshape(-1, 3)
-    cosine, sine = np.cos(before[2]), np.sin(before[2])
-    offset = boxes[:, :2] @ np.array([[cosine, sine], [-sine, cosine]]) + before[:2] - after[:2]
-    cosine, sine = np.cos(after[2]), np.sin(after[2])
-    boxes[:, :2] = offset @ np.array([[cosine, -sine], [sine, cosine]])
-    turn = before[2] - after[2]
-    boxes[:, 6] += turn
-    cosine, sine = np.cos(turn), np.sin(turn)
-    velocities[:, :2] = velocities[:, :2] @ np.array([[cosine, sine], [-sine, cosine]])
+    boxes, velocities = seen_from(frame, before, after)
     global_from_ego = np.eye(4)
     global_from_ego[:2, :2] = [[np.cos(after[2]), -np.sin(after[2])], [np.sin(after[2]), np.cos(after[2])]]
     global_from_ego[:3, 3] = (*after[:2], height)
@@ -280,7 +272,24 @@ def _plain(value: Any) -> Any:
     return np.array(value) if isinstance(value, np.ndarray) else value
 
 
-def _touches(boxes: np.ndarray) -> bool:
+def seen_from(
+    frame: Mapping[str, Any], before: Float[np.ndarray, "3"], after: Float[np.ndarray, "3"]
+) -> tuple[Float[np.ndarray, "objects 7"], Float[np.ndarray, "objects 3"]]:
+    """Boxes and velocities of a frame's objects in the frame of another ego pose: in the world they stay where they were."""
+    boxes = np.array(frame["anns"]["gt_boxes"], dtype=np.float64).reshape(-1, 7)
+    velocities = np.array(frame["anns"]["gt_velocity_3d"], dtype=np.float64).reshape(-1, 3)
+    cosine, sine = np.cos(before[2]), np.sin(before[2])
+    offset = boxes[:, :2] @ np.array([[cosine, sine], [-sine, cosine]]) + before[:2] - after[:2]
+    cosine, sine = np.cos(after[2]), np.sin(after[2])
+    boxes[:, :2] = offset @ np.array([[cosine, -sine], [sine, cosine]])
+    turn = before[2] - after[2]
+    boxes[:, 6] += turn
+    cosine, sine = np.cos(turn), np.sin(turn)
+    velocities[:, :2] = velocities[:, :2] @ np.array([[cosine, sine], [-sine, cosine]])
+    return boxes, velocities
+
+
+def touches(boxes: np.ndarray) -> bool:
     """Whether the ego touches any box (in its frame)."""
     ego = shapely.box(REAR_AXLE_TO_CENTER - LENGTH / 2, -WIDTH / 2, REAR_AXLE_TO_CENTER + LENGTH / 2, WIDTH / 2)
     return any(_outline(box).intersects(ego) for box in boxes.astype(np.float64))
@@ -302,7 +311,7 @@ def _draw(
             continue
         for name in sensors.cameras:
             rig = mounting(name)
-            pose = camera_pose(_pose(new), rig)
+            pose = camera_pose(logged_pose(new), rig)
             image = picture(town, moments[old["token"]], pose, rig.intrinsics, rig.width, rig.height, film.look)
             path = blobs / new["cams"][name]["data_path"]
             path.parent.mkdir(parents=True, exist_ok=True)
