@@ -182,10 +182,10 @@ def _log(job: Job, run: Run, drive: Drive, split: str, rng: np.random.Generator,
         before = (_baselines(moments[tokens[sample]], prepared(moments[tokens[sample]][0])),)
         after = tuple(_baselines(moments[token], ready[token]) for token in scenes)
         met = tuple(situations(ready[token]) for token in scenes)
-    is_followed = split == "test" and config.follow_ups > 0
+    is_followed = split == "test" and job.config.follow_ups > 0
     followed = next((frame for frame in picked if is_followed and HISTORY <= frame < len(rows) - FRAMES_NEEDED), None)
     further = [] if followed is None else [followed + later for later in DRAWN_FRAMES]
-    _draw(openscene, part, run, drive, picked, further, job.systems, drawing, config.cameras)
+    _draw(openscene, part, run, drive, picked, further, job.systems, drawing, job.config.cameras)
     return Kept(
         split=split,
         log_name=drive.log_name,

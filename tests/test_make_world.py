@@ -5,17 +5,19 @@ import pytest
 import yaml
 from PIL import Image
 
+from irlvla.data.mapping import two_stage_split
 from irlvla.data.navsim import Maps, log_moments, log_paths, scene_filter
 from irlvla.inventory import Look, inventory
-from irlvla.make_world import SPLITS, WorldConfig, further_tasks, make_world, scaled, tasks, with_test_logs
+from irlvla.make_world import SPLITS, make_world
 from irlvla.selection import ROWS, SPACING
+from irlvla.world_size import WorldConfig, further_tasks, scaled, tasks, with_test_logs
 
 
 @pytest.fixture(scope="module")
 def worlds(tmp_path_factory):
     folders = [tmp_path_factory.mktemp(name) for name in ("first", "again")]
     for folder in folders:
-        make_world(folder, seed=3, logs=4, cameras=("CAM_L0",))
+        make_world(folder, seed=3, logs=4, cameras=("CAM_L0",), follow_ups=1)
     return folders
 
 
@@ -31,7 +33,9 @@ def test_the_same_seed_gives_the_same_bytes(worlds):
 
 def test_further_test_logs_leave_all_other_logs_as_they_are(worlds, tmp_path):
     make_world(tmp_path, seed=3, logs=4, cameras=("CAM_L0",), test_logs=3)
-    first, more = ({path.name: path.read_bytes() for path in (folder / "openscene").rglob("*.pkl")} for folder in (worlds[0], tmp_path))
+    first, more = (
+        {path.name: path.read_bytes() for path in (folder / "openscene" / "navsim_logs").rglob("*.pkl")} for folder in (worlds[0], tmp_path)
+    )
     assert first.items() <= more.items() and len(more) == len(first) + 2
     train = [(folder / "splits" / "train.yaml").read_bytes() for folder in (worlds[0], tmp_path)]
     assert train[0] == train[1]
@@ -72,6 +76,26 @@ def test_the_doctor_finds_a_world_whole(worlds):
     scenes = scene_filter(splits[0]).tokens
     pictures = found["split train: pictures"]
     assert found["split train: scenes"].found == len(scenes) and pictures.found == pictures.expected > len(scenes)
+
+
+def test_scenes_follow_one_of_each_test_log_that_is_long_enough(worlds, monkeypatch):
+    folder = worlds[0]
+    split = two_stage_split(folder / "splits" / "two_stage.yaml")
+    test = scene_filter(folder / "splits" / "test.yaml")
+    assert split.chosen.log_names == test.log_names and {pair.now for pair in split.pairs} <= set(test.tokens)
+    for pair in split.pairs:
+        for token in (pair.now, pair.previous):
+            assert len(list((folder / "openscene" / "sensor_blobs" / "test").rglob(f"{token}.jpg"))) == 1
+        for token in pair.follow_ups[0]:
+            assert len(list((folder / "openscene" / "two_stage" / "sensor_blobs").rglob(f"{token}.jpg"))) == 1
+    # Stopped before its follow-ups were all there, a world is not made again.
+    (folder / "splits" / "two_stage.yaml").unlink()
+    monkeypatch.setattr("irlvla.make_world._made", None)
+    assert make_world(folder, seed=3, logs=4, cameras=("CAM_L0",), follow_ups=1) == json.loads((folder / "world.json").read_text())
+    assert two_stage_split(folder / "splits" / "two_stage.yaml") == split
+    for arguments in ({"seed": 3}, {"seed": 4}):
+        with pytest.raises(TypeError, match="not callable"):
+            make_world(folder, logs=4, cameras=("CAM_L0",), follow_ups=1, **arguments)
 
 
 def test_scenes_of_a_log_are_a_second_apart_and_at_most_eight(worlds):
@@ -117,6 +141,8 @@ def test_a_smaller_world_has_the_asked_for_number_of_logs(logs):
 
 
 def test_too_few_logs_and_unknown_cameras_are_refused(tmp_path):
+    with pytest.raises(ValueError, match="-1 follow-ups: none at least"):
+        make_world(tmp_path, follow_ups=-1)
     with pytest.raises(ValueError, match="at least 3 logs"):
         make_world(tmp_path, logs=2)
     with pytest.raises(ValueError, match="unknown camera 'CAM_X'"):

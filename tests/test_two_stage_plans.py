@@ -3,14 +3,19 @@
 import csv
 import json
 import shutil
+import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from irlvla.cli import main
 from irlvla.data.features import view_names
 from irlvla.data.synthetic import synthetic_paths
 from irlvla.learned import checkpoint_of
+from irlvla.recipes import keep_recipe, recipe_of
+from irlvla.run_data import data_of
 from irlvla.submit import read_submission
 from irlvla.train.imitation import fresh_policy, save_policy
 from irlvla.two_stage import HEADER, ROWS
@@ -145,3 +150,35 @@ def test_a_process_that_dies_is_named(world, split, tmp_path, monkeypatch):
     monkeypatch.setattr("irlvla.two_stage_plans.work_off", lambda *_, **__: {1: -9})
     with pytest.raises(ValueError, match="the process that read shard 1 ended with exit code -9"):
         two_stage_store(world[0] / "openscene", world[0] / "maps", split, tmp_path / "store", SENSORS, processes=1)
+
+
+def test_the_command_line_evaluates_and_submits_both_stages(world, split, run, tmp_path, monkeypatch, capsys):
+    keep_recipe(run, replace(recipe_of("tiny", 5), sensors=SENSORS))
+    data_of(run, world[0] / "openscene", world[0] / "maps", split)
+
+    def irlvla(*arguments):
+        monkeypatch.setattr(sys, "argv", ["irlvla", *map(str, arguments)])
+        main()
+
+    irlvla("submit", "--run", run, "--split", split, "--out", tmp_path / "s.pkl", "--policy", "imitation", "--team", "us")
+    given = read_submission(tmp_path / "s.pkl")
+    assert (len(given.stage_one), len(given.stage_two), given.team["team_name"]) == (4, 8, "us")
+    assert "4 plans of stage one, 8 of stage two" in capsys.readouterr().out
+    irlvla("evaluate", "--run", run, "--split", split, "--two-stage", "--policy", "human", "--traffic", "log_replay")
+    found = json.loads((run / "evaluation" / "two_stage" / "results.json").read_text())
+    assert found["traffic"] == "log_replay" and found["seeds"] == [5] and "human" in capsys.readouterr().out
+    token = world[1][0].follow_ups[0][0]
+    for arguments, message in (
+        (("--two-stage",), "--two-stage goes with --split"),
+        (("--split", split, "--two-stage", "--reward"), "not with"),
+    ):
+        with pytest.raises(SystemExit, match=message):
+            irlvla("evaluate", "--run", run, *arguments)
+    picture = next((world[0] / "openscene" / "two_stage").rglob(f"{token}.jpg"))
+    hidden = picture.rename(tmp_path / "hidden.jpg")
+    for verb in (("submit", "--out", tmp_path / "s.pkl", "--policy", "imitation"), ("evaluate", "--two-stage", "--policy", "human")):
+        shutil.rmtree(run / "stores")
+        with pytest.raises(SystemExit, match="1"):
+            irlvla(verb[0], "--run", run, "--split", split, *verb[1:])
+        assert f"failed: {token}: " in capsys.readouterr().out
+    hidden.rename(picture)

@@ -1,6 +1,6 @@
 import pytest
 
-from irlvla.data.mapping import two_stage_split
+from irlvla.data.mapping import has_two_stages, two_stage_split
 
 A, B, C, D = "a" * 16, "b" * 16, "c" * 17, "d" * 17
 MAPPING = f"reactive_all_mapping:\n- - '{A}'\n  - '{B}'\n  - - - '{C}'\n      - '{D}'\n"
@@ -70,3 +70,12 @@ def test_a_filter_without_its_split_is_named(tmp_path):
     (tmp_path / "two.yaml").write_text("data_split: test\n")
     with pytest.raises(ValueError, match=r"scene filter .*two\.yaml: no reactive_all_mapping in it"):
         two_stage_split(tmp_path / "scene_filter" / "two.yaml")
+
+
+def test_a_split_says_whether_it_has_two_stages(tmp_path):
+    (tmp_path / "scene_filter").mkdir()
+    (tmp_path / "scene_filter" / "a.yaml").write_text("tokens: ['1']\n")
+    assert not has_two_stages(tmp_path / "scene_filter" / "a.yaml")
+    for content, answer in (("data_split: test\n", False), ("reactive_all_mapping: []\n", True)):
+        (tmp_path / "a.yaml").write_text(content)
+        assert has_two_stages(tmp_path / "a.yaml") == has_two_stages(tmp_path / "scene_filter" / "a.yaml") == answer
