@@ -16,7 +16,7 @@ import torch
 
 from irlvla.assess import assess, print_table, seconds_of
 from irlvla.data.store import Store
-from irlvla.files import json_mapping
+from irlvla.files import held, json_mapping
 from irlvla.make_world import make_world
 from irlvla.prepare import prepare, print_failures
 from irlvla.recipes import Recipe, cache_tokens, fit_stage, keep_recipe
@@ -46,7 +46,15 @@ def demo(folder: Path, recipe: Recipe) -> dict[str, Any]:
 
     Returns:
         What results.json holds.
+
+    Raises:
+        ValueError: a part failed, or another process is at work on the run.
     """
+    with held(folder):
+        return _demo(folder, recipe)
+
+
+def _demo(folder: Path, recipe: Recipe) -> dict[str, Any]:
     folder.mkdir(parents=True, exist_ok=True)
     keep_recipe(folder, recipe)
     world = folder.resolve() / "world"
@@ -117,7 +125,8 @@ def _fit(folder: Path, recipe: Recipe, parts: tuple[str, ...], train: Store, val
         finished = folder / part / "finished"
         if not finished.exists():
             begun = folder / ("imitation" if part == "vision" else part)
-            fit_stage(part, recipe, folder, train, val, resume=begun.exists())
+            with held(begun):
+                fit_stage(part, recipe, folder, train, val, resume=begun.exists())
             finished.parent.mkdir(exist_ok=True)
             finished.touch()
 

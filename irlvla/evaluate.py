@@ -15,7 +15,7 @@ from irlvla.baselines import BASELINES
 from irlvla.data.features import poses_in_ego
 from irlvla.data.store import Indices, Store
 from irlvla.definitions import EPDMS
-from irlvla.files import json_mapping, short
+from irlvla.files import json_mapping, replaced, short
 from irlvla.intervals import mean_interval
 from irlvla.score.distance import displacement_errors
 from irlvla.score.epdms import epdms, sub_scores
@@ -231,10 +231,9 @@ def subsets(store: Store, indices: Indices, split: Path) -> dict[str, Bool[np.nd
 
 def write_table(path: Path, table: SceneTable) -> None:
     """Writes a policy's per-scene CSV with NAVSIM's long column names; `score` is EPDMS, EC is empty where it is not defined."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     columns = {COLUMN_NAMES[name]: table.values[name] for name in SUB_SCORE_NAMES}
     columns |= {"score": table.values["epdms"], **{name: table.values[name] for name in DISTANCE_NAMES}}
-    with path.open("w", newline="") as stream:
+    with replaced(path) as beside, beside.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["token", "log_name", *columns, "definition"])
         for index, (token, log_name) in enumerate(zip(table.tokens, table.log_names, strict=True)):

@@ -13,9 +13,9 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
-from numpy.lib.format import open_memmap
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
+from irlvla.data.arrays import new_array
 from irlvla.data.store import Indices, Store
 from irlvla.model.backbones import PretrainedEncoder
 from irlvla.model.policy import Policy
@@ -55,7 +55,7 @@ def opened_cache(encoder: PretrainedEncoder, store: Store) -> FeatureCache:
         with torch.inference_mode():
             shapes = [tuple(values.shape[1:]) for values in encoder.raw(on_device(sight_of(store.features([0])), encoder.mean.device))]
         for index, shape in enumerate(shapes):
-            open_memmap(new / f"map{index}.npy", mode="w+", dtype=np.float16, shape=(len(store), 2, *shape)).flush()
+            new_array(new / f"map{index}.npy", (len(store), 2, *shape), np.float16).flush()
         np.save(new / "done.npy", np.zeros((len(store), 2), np.bool_))
         try:
             new.rename(folder)

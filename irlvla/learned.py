@@ -51,6 +51,7 @@ def trained(folder: Path) -> tuple[str, ...]:
     """Learned rows that a run's checkpoints allow: in the order of LEARNED, then variants by name."""
 
     def there(name: str) -> bool:
+        run.settle(checkpoint_of(folder, name))
         return (checkpoint_of(folder, name) / "checkpoint.json").exists()
 
     names = (path.parent.parent.name for kind in ("imitation", "ppo") for path in folder.glob(f"{kind}_*/checkpoint/checkpoint.json"))

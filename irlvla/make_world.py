@@ -16,7 +16,7 @@ from PIL import Image
 
 from irlvla.data.navsim import Maps, SceneFilter, log_moments
 from irlvla.definitions import EPDMS
-from irlvla.files import json_mapping
+from irlvla.files import json_mapping, replaced
 from irlvla.follow_ups import DRAWN_FRAMES, FRAMES_NEEDED, SPLIT, write_follow_ups
 from irlvla.score.prepared import prepared
 from irlvla.selection import (
@@ -241,8 +241,8 @@ def write_split(path: Path, logs: list[Kept]) -> None:
     lines += ["frame_interval: 1", "has_route: true", "max_scenes: null", "log_names:"]
     lines += [f"- '{log.log_name}'" for log in logs]
     lines += ["tokens:"] + [f"- '{token}'" for log in logs for token in log.tokens]
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join(lines) + "\n")
+    with replaced(path) as beside:
+        beside.write_text("\n".join(lines) + "\n")
 
 
 def make_world(
@@ -327,9 +327,8 @@ def _made(folder: Path, config: WorldConfig, larger: WorldConfig) -> dict[str, A
         summary["followed"] = {log.log_name: log.followed for log in kept if log.followed is not None}
     for split in SPLITS:
         write_split(folder / "splits" / f"{split}.yaml", sorted((log for log in kept if log.split == split), key=lambda log: log.log_name))
-    beside = folder / ".world.json"
-    beside.write_text(json.dumps(summary, indent=1) + "\n")
-    beside.replace(folder / "world.json")
+    with replaced(folder / "world.json") as beside:
+        beside.write_text(json.dumps(summary, indent=1) + "\n")
     for title in ("before", "after"):
         print(printed_table(f"{title} selection, {EPDMS}", summary["baselines"][title]))
     print(f"situations in test: {summary['situations']}; constant velocity below 1: {summary['constant_velocity_below_one']}")

@@ -1,7 +1,8 @@
 """A run's folder: what was asked, what was learned, and enough state to go on as if nothing had happened.
 
 A checkpoint is a folder of safetensors (one file a module) and one JSON file; a training state adds optimisers and random
-generators. Folders appear whole or not at all: they are written beside their place and renamed.
+generators. Folders appear whole or not at all: they are written beside their place and renamed. The JSON file holds sums by which
+damaged files are known.
 """
 
 import csv
@@ -12,20 +13,21 @@ import re
 import shutil
 import types
 import typing
+import zlib
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors.torch
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 
 from irlvla import origin
 from irlvla.definitions import EPDMS
-from irlvla.files import json_mapping, short
+from irlvla.files import json_mapping, named, replaced, short
 
 Generator = torch.Generator | np.random.Generator
 
@@ -60,10 +62,9 @@ def save(
         The folder.
     """
     with _replaced(Path(folder)) as new:
-        for name, state in weights.items():
-            save_file(_contiguous(state), new / f"{name}.safetensors")
+        sums = {name: _write_tensors(new / f"{name}.safetensors", state) for name, state in weights.items()}
         values = {"weights": sorted(weights), "config": config, "normaliser": dict(normaliser), "provenance": dict(provenance)}
-        write_json(new / "checkpoint.json", values)
+        _write_summed(new / "checkpoint.json", values, sums)
     return Path(folder)
 
 
@@ -73,6 +74,7 @@ def load(folder: Path | str) -> Checkpoint:
     Raises:
         ValueError: the folder is no checkpoint, or a file of it is missing or damaged.
     """
+    settle(folder)
     path = Path(folder) / "checkpoint.json"
     values = _checked_json(path)
     for key, kind in (("weights", list), ("config", dict), ("normaliser", dict), ("provenance", dict)):
@@ -81,7 +83,7 @@ def load(folder: Path | str) -> Checkpoint:
     wrong = [name for name in values["weights"] if not isinstance(name, str) or not re.fullmatch(r"\w{1,100}", name)]
     if wrong:
         raise ValueError(f"{path}: weights names {short(wrong[0])}, no module")
-    weights = {name: _checked_tensors(Path(folder) / f"{name}.safetensors") for name in values["weights"]}
+    weights = {name: _checked_tensors(Path(folder), name, values) for name in values["weights"]}
     return Checkpoint(weights=weights, config=values["config"], normaliser=values["normaliser"], provenance=values["provenance"])
 
 
@@ -105,22 +107,30 @@ def save_state(
         The folder.
     """
     states: dict[str, Any] = {"weights": sorted(weights), "optimisers": {}, "generators": {}, "values": dict(values)}
+    sums: dict[str, int] = {}
     with _replaced(Path(folder)) as new:
         for name, state in weights.items():
-            save_file(_contiguous(state), new / f"weights-{name}.safetensors")
+            sums[f"weights-{name}"] = _write_tensors(new / f"weights-{name}.safetensors", state)
         for name, optimiser in optimisers.items():
             state = optimiser.state_dict() if isinstance(optimiser, torch.optim.Optimizer) else optimiser
             moments = {f"{index}.{key}": value for index, row in state["state"].items() for key, value in row.items()}
-            save_file(_contiguous({key: torch.as_tensor(value) for key, value in moments.items()}), new / f"optimiser-{name}.safetensors")
+            tensors = {key: torch.as_tensor(value) for key, value in moments.items()}
+            sums[f"optimiser-{name}"] = _write_tensors(new / f"optimiser-{name}.safetensors", tensors)
             states["optimisers"][name] = state["param_groups"]
         for name, generator in generators.items():
             if isinstance(generator, torch.Generator):
-                save_file({"state": generator.get_state()}, new / f"generator-{name}.safetensors")
+                sums[f"generator-{name}"] = _write_tensors(new / f"generator-{name}.safetensors", {"state": generator.get_state()})
                 states["generators"][name] = "torch"
             else:
                 states["generators"][name] = generator.bit_generator.state
-        write_json(new / "state.json", states)
+        _write_summed(new / "state.json", states, sums)
     return Path(folder)
+
+
+def has_state(folder: Path | str) -> bool:
+    """Whether a training state that `load_state` reads lies in a folder."""
+    settle(folder)
+    return (Path(folder) / "state.json").exists()
 
 
 def load_state(
@@ -140,12 +150,12 @@ def load_state(
     folder = Path(folder)
     states = _checked_json(folder / "state.json")
     for name, module in modules.items():
-        module.load_state_dict(_checked_tensors(folder / f"weights-{name}.safetensors"))
+        module.load_state_dict(_checked_tensors(folder, f"weights-{name}", states))
     for name, optimiser in optimisers.items():
         if name not in states["optimisers"]:
             raise ValueError(f"{folder}: no optimiser {name!r}, only {sorted(states['optimisers'])}")
         moments: dict[int, dict[str, torch.Tensor]] = {}
-        for key, value in _checked_tensors(folder / f"optimiser-{name}.safetensors").items():
+        for key, value in _checked_tensors(folder, f"optimiser-{name}", states).items():
             index, moment = key.split(".", 1)
             moments.setdefault(int(index), {})[moment] = value
         optimiser.load_state_dict({"state": moments, "param_groups": states["optimisers"][name]})
@@ -153,7 +163,7 @@ def load_state(
         if name not in states["generators"]:
             raise ValueError(f"{folder}: no generator {name!r}, only {sorted(states['generators'])}")
         if isinstance(generator, torch.Generator):
-            generator.set_state(_checked_tensors(folder / f"generator-{name}.safetensors")["state"])
+            generator.set_state(_checked_tensors(folder, f"generator-{name}", states)["state"])
         else:
             generator.bit_generator.state = states["generators"][name]
     return states["values"]
@@ -161,7 +171,7 @@ def load_state(
 
 def state_tensors(folder: Path | str, name: str) -> dict[str, torch.Tensor]:
     """The tensors saved under `name` in a training state that belong to no module (averages, caches)."""
-    return _checked_tensors(Path(folder) / f"weights-{name}.safetensors")
+    return _checked_tensors(Path(folder), f"weights-{name}", _checked_json(Path(folder) / "state.json"))
 
 
 @contextmanager
@@ -184,10 +194,13 @@ def metrics_writer(folder: Path | str, resume_step: int | None = None, name: str
     folder.mkdir(parents=True, exist_ok=True)
     path = folder / f"{name}.csv"
     kept = [] if resume_step is None or not path.exists() else [row for row in metrics(path) if row[0] <= resume_step]
-    with path.open("w", newline="") as stream, SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step) as board:
+    # Rows that were there are never gone, not even for a moment.
+    with replaced(path) as beside, beside.open("w", newline="") as stream:
         writer = csv.writer(stream)
         writer.writerow(["step", "name", "value"])
         writer.writerows([step, key, repr(value)] for step, key, value in kept)
+    with named(path), path.open("a", newline="") as stream, SummaryWriter(str(folder / "tensorboard"), purge_step=resume_step) as board:
+        writer = csv.writer(stream)
 
         def write(step: int, **values: float) -> None:
             for key, value in values.items():
@@ -224,11 +237,8 @@ def provenance(data_hash: str = "", seed: int | None = None) -> dict[str, Any]:
 
 def write_json(path: Path | str, values: Any) -> None:
     """Writes plain values, dataclasses and arrays as indented JSON; the file appears whole or not at all."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    beside = path.with_name(f".{path.name}.{os.getpid()}")
-    beside.write_text(json.dumps(_plain(values), indent=1, allow_nan=False) + "\n")
-    os.replace(beside, path)
+    with replaced(Path(path)) as beside:
+        beside.write_text(json.dumps(_plain(values), indent=1, allow_nan=False) + "\n")
 
 
 def config_of(kind: type, values: Any) -> Any:
@@ -296,31 +306,73 @@ def _contiguous(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {name: tensor.detach().cpu().contiguous().clone() for name, tensor in state.items()}
 
 
+def settle(folder: Path | str) -> None:
+    """Puts a folder in its place whose writer was killed between the two renames by which it takes that of an older one."""
+    place = Path(folder)
+    new, old = _beside(place)
+    if old.exists() and not place.exists():
+        # The older one moved only when the new one was whole.
+        with suppress(FileNotFoundError):
+            (new if new.exists() else old).rename(place)
+
+
+def _beside(folder: Path) -> tuple[Path, Path]:
+    return folder.with_name(f".{folder.name}.new"), folder.with_name(f".{folder.name}.old")
+
+
 @contextmanager
 def _replaced(folder: Path) -> Iterator[Path]:
+    settle(folder)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    new = folder.with_name(f".{folder.name}.new")
-    old = folder.with_name(f".{folder.name}.old")
+    new, old = _beside(folder)
     shutil.rmtree(new, ignore_errors=True)
     new.mkdir()
     yield new
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         os.rename(folder, old)
-    os.rename(new, folder)
+    with suppress(FileNotFoundError):  # a reader may have settled it
+        os.rename(new, folder)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _write_tensors(path: Path, state: Mapping[str, torch.Tensor]) -> int:
+    """Writes tensors; gives the file's sum."""
+    content = safetensors.torch.save(_contiguous(state))
+    with named(path):
+        path.write_bytes(content)
+    return zlib.crc32(content)
+
+
+def _write_summed(path: Path, values: Mapping[str, Any], sums: Mapping[str, int]) -> None:
+    """Writes JSON with the sums of the files beside it, and its own."""
+    summed = _plain(values | {"sums": sums})
+    write_json(path, summed | {"sum": _sum(summed)})
+
+
+def _sum(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps({key: value for key, value in values.items() if key != "sum"}, sort_keys=True).encode())
 
 
 def _checked_json(path: Path) -> dict[str, Any]:
     if not path.exists():
         raise ValueError(f"{path} does not exist: {path.parent} holds no such checkpoint")
-    return json_mapping(path)
+    values = json_mapping(path)
+    # Versions before these sums left none.
+    if "sum" in values and values["sum"] != _sum(values):
+        raise ValueError(f"{path} is damaged: it is not what was written")
+    return values
 
 
-def _checked_tensors(path: Path) -> dict[str, torch.Tensor]:
+def _checked_tensors(folder: Path, name: str, values: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    path = folder / f"{name}.safetensors"
     if not path.exists():
         raise ValueError(f"{path} does not exist: {path.parent} is incomplete or of another kind")
+    sums = values.get("sums", {})
     try:
-        return load_file(path)
+        content = path.read_bytes()
+        if isinstance(sums, dict) and zlib.crc32(content) != sums.get(name, zlib.crc32(content)):
+            raise ValueError("it is damaged: not what was written")
+        return safetensors.torch.load(content)
     except (SafetensorError, OSError, ValueError) as error:
         raise ValueError(f"{path}: no readable weights ({error})") from error

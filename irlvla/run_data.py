@@ -4,7 +4,7 @@ import json
 import os
 from pathlib import Path
 
-from irlvla.files import json_mapping
+from irlvla.files import json_mapping, replaced
 
 
 def environment(name: str) -> Path | None:
@@ -54,8 +54,8 @@ def data_of(
     if "split" not in values:
         raise ValueError(f"{run} does not know its training split yet: pass --split")
     if values != kept:
-        run.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps(values, indent=1) + "\n")
+        with replaced(path) as beside:
+            beside.write_text(json.dumps(values, indent=1) + "\n")
     return values
 
 

@@ -1,6 +1,7 @@
 """What the frozen vision part makes of many scenes, computed once: later stages and evaluation never see a picture again."""
 
 import hashlib
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -10,9 +11,10 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from irlvla import run
+from irlvla.data.arrays import new_array
 from irlvla.data.store import Indices, Store
 from irlvla.feature_cache import sights
-from irlvla.files import json_mapping
+from irlvla.files import held, json_mapping
 from irlvla.model.bev import SceneTokens
 from irlvla.model.policy import Memory, Policy
 from irlvla.model.vision import on_device, sight_of
@@ -53,12 +55,22 @@ def scene_cache(
         folder: where to keep the arrays memory-mapped; None keeps them in memory.
         batch: scenes at a time.
         black: show black pictures instead of the store's.
+
+    Raises:
+        ValueError: another process is computing what is to be kept in the folder.
     """
     indices = np.asarray(indices)
     key = _cache_key(policy, store, indices, previous) + ("-black" if black else "")
     if folder is not None and (folder / "cache.json").exists() and json_mapping(folder / "cache.json").get("key") == key:
         arrays = [np.load(folder / f"{name}.npy", mmap_mode="r") for name in CACHED if (folder / f"{name}.npy").exists()]
         return SceneCache(**dict(zip(CACHED, arrays, strict=True)))
+    with nullcontext() if folder is None else held(folder):
+        return _made(policy, store, indices, previous, folder, batch, black, key)
+
+
+def _made(
+    policy: Policy, store: Store, indices: np.ndarray, previous: bool, folder: Path | None, batch: int, black: bool, key: str
+) -> SceneCache:
     if folder is not None:
         # Until the new arrays are whole, nothing may vouch for what lies there.
         (folder / "cache.json").unlink(missing_ok=True)
@@ -94,7 +106,8 @@ def scene_cache(
     cache = SceneCache(tokens=tokens, grid=grid, ego_history=ego_history, command=command, human=human, valid=valid)
     if folder is not None and tokens is not None:
         for name in CACHED[2:]:
-            np.save(folder / f"{name}.npy", getattr(cache, name))
+            values = getattr(cache, name)
+            new_array(folder / f"{name}.npy", values.shape, values.dtype)[:] = values
         run.write_json(folder / "cache.json", {"key": key})
     return cache
 
@@ -117,7 +130,7 @@ def _array(folder: Path | None, name: str, shape: tuple[int, ...]) -> np.ndarray
     if folder is None:
         return np.zeros(shape, np.float16)
     folder.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(folder / f"{name}.npy", mode="w+", dtype=np.float16, shape=shape)
+    return new_array(folder / f"{name}.npy", shape, np.float16)
 
 
 def inputs(cache: SceneCache, rows: np.ndarray, device: torch.device | str = "cpu") -> tuple[SceneTokens | None, Tensor, Tensor]:

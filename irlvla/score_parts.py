@@ -15,7 +15,9 @@ from typing import Any, BinaryIO
 import numpy as np
 from jaxtyping import Float
 
+from irlvla import files
 from irlvla.definitions import Traffic, human_filter
+from irlvla.files import named
 from irlvla.score.distance import displacement_errors
 from irlvla.score.epdms import epdms, sub_scores
 from irlvla.trajectory_file import KINDS, plans
@@ -59,7 +61,8 @@ def write_part(
         traffic: How other road users move.
     """
     done, failures = {}, {}
-    with (folder / f"{number:05d}.csv").open("wb") as file:
+    path = folder / f"{number:05d}.csv"
+    with named(path), path.open("wb") as file:
         for token, scene in scenes:
             start = file.tell()
             try:
@@ -71,9 +74,8 @@ def write_part(
                 failures[token] = str(error)
                 file.seek(start)
                 file.truncate()
-    beside = folder / f".{number:05d}.json"
-    beside.write_text(json.dumps({"scenes": done, "failures": failures}))
-    beside.replace(folder / f"{number:05d}.json")
+    with files.replaced(folder / f"{number:05d}.json") as beside:
+        beside.write_text(json.dumps({"scenes": done, "failures": failures}))
 
 
 def _write_rows(file: BinaryIO, scene: PreparedScene, archive: zipfile.ZipFile, definition: str, traffic: Traffic) -> dict[str, Any]:
@@ -145,8 +147,9 @@ def write_table(path: Path, folder: Path, scenes: Iterable[ScoredScene]) -> None
 def replaced(path: Path, folder: Path) -> Iterator[Path]:
     """A path in a folder on the same disk to write to, which takes the place of `path` if nothing went wrong."""
     new = folder / f"{path.name}.new"
-    yield new
-    new.replace(path)
+    with named(path):
+        yield new
+        new.replace(path)
 
 
 @contextmanager

@@ -5,7 +5,7 @@ import os
 import zipfile
 import zlib
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -64,6 +64,7 @@ def opened(path: Path) -> Iterator[zipfile.ZipFile]:
     with reader:
         try:
             archive = zipfile.ZipFile(reader)
+            archive.filename = str(path)
         except _BAD_ARCHIVE as error:
             raise ValueError(f"trajectories {path}: no readable npz file ({str(error)[:300]})") from error
         with archive:
@@ -84,7 +85,11 @@ def tokens_of(path: Path) -> list[str]:
 
 
 def tokens_in(archive: zipfile.ZipFile) -> dict[str, int]:
-    """Token -> bytes of its plans, in the file's order."""
+    """Token -> bytes of its plans, in the file's order.
+
+    Raises:
+        ValueError: An array that is passed over has another name in its own header: the file is damaged, and it may be somebody's plans.
+    """
     sizes: dict[str, int] = {}
     for entry in archive.infolist():
         for suffix, _, _ in KINDS:
@@ -92,7 +97,18 @@ def tokens_in(archive: zipfile.ZipFile) -> dict[str, int]:
             if entry.filename.endswith(ending) and not entry.filename.endswith(f"_prev{ending}"):
                 token = entry.filename.removesuffix(ending)
                 sizes[token] = sizes.get(token, 0) + entry.file_size
+                break
+        else:
+            _check_name(archive, entry)
     return sizes
+
+
+def _check_name(archive: zipfile.ZipFile, entry: zipfile.ZipInfo) -> None:
+    try:
+        with suppress(NotImplementedError, RuntimeError):  # nobody reads how it is packed
+            archive.open(entry).close()
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"trajectories {archive.filename}: array {entry.filename} cannot be used: {str(error)[:300]}") from error
 
 
 def plans(archive: zipfile.ZipFile, token: str, suffix: str) -> tuple[np.ndarray | None, np.ndarray | None]:

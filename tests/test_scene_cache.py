@@ -1,5 +1,7 @@
 """Scene caches of an untrained policy on a stand-in store."""
 
+import errno
+import fcntl
 import json
 
 import numpy as np
@@ -93,3 +95,9 @@ def test_rows_of_a_cache_give_the_same_inputs(policy):
     assert torch.equal(scene.tokens, part.tokens) and torch.equal(scene.grid, part.grid)
     assert torch.equal(ego_history, part_history) and torch.equal(command, part_command)
     assert scene.tokens.dtype == torch.float32
+
+
+def test_two_processes_do_not_keep_tokens_in_one_folder(policy, tmp_path, monkeypatch):
+    monkeypatch.setattr(fcntl, "lockf", lambda *arguments: (_ for _ in ()).throw(OSError(errno.EAGAIN, "held")))
+    with pytest.raises(ValueError, match="tokens: another process is at work there"):
+        scene_cache(policy, MemoryStore(4), np.arange(4), folder=tmp_path / "tokens")

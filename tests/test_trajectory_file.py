@@ -97,3 +97,12 @@ def test_a_file_opened_before_a_fork_is_read_by_both_sides(tmp_path):
                 os._exit(0 if fine else 1)
             children.append(child)
         assert [os.waitpid(child, 0)[1] for child in children] == [0] * 4
+
+
+def test_an_array_that_is_passed_over_because_its_name_was_damaged_is_no_silence(tmp_path):
+    path = archive(tmp_path / "p.npz", a_poses=np.zeros((1, 8, 3)), b_poses=np.zeros((1, 8, 3)), kind=np.zeros(3))
+    content = path.read_bytes()
+    place = content.rindex(b"b_poses")
+    path.write_bytes(content[:place] + b"b_posfs" + content[place + 7 :])
+    with pytest.raises(ValueError, match="p.npz: array b_posfs.npy cannot be used: File name in directory"):
+        tokens_of(path)

@@ -1,14 +1,16 @@
-"""Headers of .npy files, read without evaluating them: NumPy takes them for Python and allocates what they claim."""
+"""Arrays in .npy files that are mapped: their headers are read without evaluating them, since NumPy takes them for Python."""
 
 import math
+import os
 import re
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 
 import numpy as np
+from numpy.lib.format import open_memmap
 
-from irlvla.files import short
+from irlvla.files import named, short
 
 _HEADER = re.compile(
     rb"\{\s*'descr':\s*'([<>|=]?[biufc](?:1|2|4|8|16))',\s*'fortran_order':\s*(True|False),"
@@ -53,6 +55,25 @@ def array_header(file: BufferedIOBase) -> ArrayHeader:
         raise ValueError(f"its type is {short(found[1].decode())}") from error
     shape = tuple(int(length) for length in found[3].split(b",") if length.strip())
     return ArrayHeader(dtype=dtype, shape=shape, order="F" if found[2] == b"True" else "C", start=8 + width + length)
+
+
+def new_array(path: Path, shape: tuple[int, ...], kind: type | np.dtype) -> np.ndarray:
+    """A new .npy file of zeros, mapped for writing, that has its room on disk: writing to a map of a full disk would kill the process.
+
+    Args:
+        path: the file; one that is there is replaced, so that whoever has mapped it keeps what it holds.
+        shape: of the array.
+        kind: of its numbers.
+
+    Raises:
+        OSError: the disk is full, or the file cannot be made; the error names it.
+    """
+    path.unlink(missing_ok=True)
+    with named(path):
+        array = open_memmap(path, mode="w+", dtype=kind, shape=shape)
+        with path.open("r+b") as file:
+            os.posix_fallocate(file.fileno(), 0, path.stat().st_size)
+    return array
 
 
 def mapped_array(path: Path, shape: tuple[int | None, ...], kind: type) -> np.ndarray:

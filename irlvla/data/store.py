@@ -15,14 +15,13 @@ from typing import Any
 
 import numpy as np
 from jaxtyping import Bool, Float, Int, UInt8
-from numpy.lib.format import open_memmap
 
-from irlvla.data.arrays import mapped_array
+from irlvla.data.arrays import mapped_array, new_array
 from irlvla.data.elements import no_elements
 from irlvla.data.facts import FACT_NAMES, Facts, facts_row
 from irlvla.data.features import GRID_CELLS, TARGET_NAMES, SensorConfig, view_names
 from irlvla.data.records import SHAPE_LENGTH, packed, unpacked
-from irlvla.files import json_mapping, short
+from irlvla.files import json_mapping, named, replaced, short
 from irlvla.types import ELEMENTS, HISTORY, LINE_POINTS, POSES, Elements, Features, PreparedScene, Rig
 
 Indices = Sequence[int] | Int[np.ndarray, "indices"]
@@ -95,6 +94,10 @@ class Store:
         shapes = _shapes(len(header["tokens"]), views, height, width)
         self._arrays = {name: mapped_array(self.folder / f"{name}.npy", shape, kind) for name, (shape, kind) in shapes.items()}
         self.has_previous: Bool[np.ndarray, "scenes"] = np.array(self._arrays["has_previous"].view(np.uint8))[rows] != 0
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process maps the files itself.
+        return Store, (self.folder,)
 
     def __len__(self) -> int:
         return len(self.tokens)
@@ -271,7 +274,7 @@ def create(folder: Path, key: str, settings: dict[str, Any], tokens: Sequence[st
     header |= {"tokens": list(tokens), "scenes": {}}
     _write_json(new / "store.json", header)
     for name, (shape, kind) in _shapes(len(tokens), len(view_names(sensors)), sensors.height, sensors.width).items():
-        open_memmap(new / f"{name}.npy", mode="w+", dtype=kind, shape=shape).flush()
+        new_array(new / f"{name}.npy", shape, kind).flush()
     if place.exists():
         place.rename(old)
     new.rename(place)
@@ -299,7 +302,8 @@ def write_shard(folder: Path, shard: int, scenes: Iterable[tuple[int | str, Prep
     """
     arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r+") for name in _shapes(0, 0, 0, 0)}
     failed, written, position = {}, {}, 0
-    with (folder / f"prepared-{shard:04d}.bin").open("wb") as stream:
+    path = folder / f"prepared-{shard:04d}.bin"
+    with named(path), path.open("wb") as stream:
         for row, scene in scenes:
             if isinstance(scene, str):
                 failed[row] = scene
@@ -380,6 +384,5 @@ def _shapes(scenes: int, views: int, height: int, width: int) -> dict[str, tuple
 
 
 def _write_json(path: Path, values: dict[str, Any]) -> None:
-    beside = path.with_name(f".{path.name}")
-    beside.write_text(json.dumps(values))
-    beside.rename(path)
+    with replaced(path) as beside:
+        beside.write_text(json.dumps(values))

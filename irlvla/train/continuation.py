@@ -76,7 +76,7 @@ def fit(
     optimiser = torch.optim.AdamW(planner_parameters(policy), lr=config.rate, weight_decay=config.weight_decay)
     modules = {"policy": policy, "average": average}
     values = {"step": 0, "best": None}
-    if resume and (folder / "state" / "state.json").exists():
+    if resume and run.has_state(folder / "state"):
         values = run.load_state(folder / "state", modules, {"adamw": optimiser}, {})
     candidates = candidate_steps(config.steps, config.candidates)
     title = {"human": "imitation_continued", "best_of_g": "best_of_g"}[config.target]

@@ -38,6 +38,7 @@ def fit_ego_mlp(config: EgoMlpConfig, store_train: Store, store_val: Store, fold
         The checkpoint's folder (kept as it is if `resume` and it is complete).
     """
     folder = Path(folder)
+    run.settle(folder / "checkpoint")
     if resume and (folder / "checkpoint" / "checkpoint.json").exists():
         return folder / "checkpoint"
     pairs = moments(store_train)

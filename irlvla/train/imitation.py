@@ -88,7 +88,7 @@ def fit(
     average = copy.deepcopy(policy).eval().requires_grad_(False)
     policy = distributed.synchronised(policy)
     modules, values = {"policy": policy, "average": average}, {"step": 0, "best": None}
-    resume = resume and (folder / "state" / "state.json").exists()
+    resume = resume and run.has_state(folder / "state")
     if resume:
         values = run.load_state(folder / "state", modules, {}, {})
     else:

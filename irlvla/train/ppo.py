@@ -215,7 +215,7 @@ def fit(
     modules = {"policy": policy, "average": average, "critic": learner.critic}
     spread = torch.full((len(driven),), -1.0)
     values: dict[str, Any] = {"step": 0, "probes": [], "stopped": None}
-    if resume and (folder / "state" / "state.json").exists():
+    if resume and run.has_state(folder / "state"):
         values = run.load_state(folder / "state", modules, optimisers, {})
         spread.copy_(run.state_tensors(folder / "state", "spread")["estimate"])
     candidates = candidate_steps(config.iterations, config.candidates)

@@ -14,6 +14,7 @@ from irlvla.acceptance import PREDICTED_NAMES, Judged, calibration
 from irlvla.data.store import Indices, Store
 from irlvla.definitions import DEFINITIONS
 from irlvla.evaluate import METRIC_NAMES, Plans, SceneTable
+from irlvla.files import replaced
 from irlvla.run import metrics
 from irlvla.viewer.birds_eye import PLANS, birds_eye
 from irlvla.viewer.gap import curve_of, gap_figure, gap_stages
@@ -84,7 +85,8 @@ def write_report(
     page = (
         f"<!doctype html><html lang=en><meta charset=utf-8><title>irlvla</title><style>{STYLE}</style><body>{''.join(parts)}</body></html>"
     )
-    path.write_text(page)
+    with replaced(path) as beside:
+        beside.write_text(page)
 
 
 def chosen_scenes(tables: Mapping[str, SceneTable], seed: int = 0, count: int = SHOWN) -> dict[str, list[int]]:

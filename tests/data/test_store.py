@@ -172,14 +172,14 @@ def test_a_folder_with_other_things_is_left_alone(tmp_path):
         store.create(tmp_path, "key", {}, [], 0, SENSORS)
 
 
-@pytest.mark.parametrize("when", ["open_memmap", "rename", "rmtree"])
+@pytest.mark.parametrize("when", ["new_array", "rename", "rmtree"])
 def test_a_store_whose_layout_was_interrupted_is_laid_out_again(tmp_path, monkeypatch, when):
     def interrupted(*arguments, **others):
         raise KeyboardInterrupt
 
     written(tmp_path / "store")
     with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(*{"open_memmap": (store, when), "rename": (Path, when), "rmtree": (store.shutil, when)}[when], interrupted)
+        patch.setattr(*{"new_array": (store, when), "rename": (Path, when), "rmtree": (store.shutil, when)}[when], interrupted)
         store.create(tmp_path / "store", "other", {}, ["a"], 1, SENSORS)
     written(tmp_path / "store")
     assert Store(tmp_path / "store").tokens == ("a", "c") and [path.name for path in tmp_path.iterdir()] == ["store"]

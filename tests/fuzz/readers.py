@@ -297,6 +297,9 @@ def _prepare_checkpoint(folder: Path) -> dict[str, bytes]:
     weights = {"policy": {"weight": torch.zeros(2, 3), "bias": torch.zeros(2)}}
     config = {"sensors": SensorConfig(), "train": RewardConfig(), "rate": 0.1}
     run.save(folder / "checkpoint", weights, config, {"mean": [0.0, 1.0]}, {"commit": None})
+    path = folder / "checkpoint" / "checkpoint.json"
+    # Without the sums, by which every damage would be known at once, as older versions wrote it.
+    path.write_text(json.dumps({key: value for key, value in json.loads(path.read_text()).items() if key not in ("sum", "sums")}))
     return {path.name: path.read_bytes() for path in sorted((folder / "checkpoint").iterdir())}
 
 
