@@ -2,17 +2,19 @@
 
 import shutil
 import sys
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from irlvla.definitions import Traffic
+from irlvla.files import held, named
 from irlvla.run_data import data_of, environment, root
 from irlvla.score_command import score
 
 EXTRAS = dict.fromkeys(("torch", "safetensors", "tensorboard", "matplotlib"), "train")
-EXTRAS |= dict.fromkeys(("sumo", "pyogrio"), "world") | dict.fromkeys(("scipy", "pyarrow"), "train,world")
+EXTRAS |= {"ray": "ray"} | dict.fromkeys(("sumo", "pyogrio"), "world") | dict.fromkeys(("scipy", "pyarrow"), "train,world")
 """Module -> the extra that brings it."""
 
 Place = Annotated[Path, tyro.conf.Positional]
@@ -38,7 +40,8 @@ def world(
     """
     from irlvla.make_world import make_world
 
-    make_world(folder, seed=seed, logs=logs, cameras=camera_names(cameras), test_logs=test_logs, follow_ups=follow_ups)
+    with held(folder), named(folder):
+        make_world(folder, seed=seed, logs=logs, cameras=camera_names(cameras), test_logs=test_logs, follow_ups=follow_ups)
 
 
 def strip(out: Place, split: Path, logs: Path | None = None, share: float = 0.5, seed: int = 0) -> None:
@@ -85,6 +88,7 @@ def train(
     seed: int | None = None,
     resume: bool = False,
     dry_run: bool = False,
+    ray: str | None = None,
 ) -> None:
     """Train one stage (or one control) of a run; data, recipe and seed are kept in the run's folder for later stages.
 
@@ -101,19 +105,23 @@ def train(
         seed: of everything random (default: the run's, or else 0).
         resume: continue an interrupted run of this stage.
         dry_run: two steps on a few scenes of the split, in RUN/dry, through all that imitation does: are data, memory and processes fit?
+        ray: address of a Ray cluster that labels a reward stage's candidates, such as auto, or local (docs/scale.md).
     """
     import torch
 
     from irlvla.dry_run import rehearsed
     from irlvla.prepare import prepare
-    from irlvla.recipes import check_stage, check_together, fit_stage, keep_recipe, recipe_of
+    from irlvla.recipes import check_labels, check_stage, check_together, fit_stage, keep_recipe, recipe_of
     from irlvla.train.distributed import first_alone, joined, processes, rank
 
     torch.set_num_threads(1)
     check_stage(stage)
-    with joined():
+    folder = run / "dry" if dry_run else run
+    place = folder / ("imitation" if stage == "vision" else stage)
+    with joined(), held(place) if rank() == 0 else nullcontext():
         check_together(stage, processes(), dry_run)
-        run = run / "dry" if dry_run else run
+        check_labels(stage, ray)
+        run = folder
         with first_alone():
             data = data_of(run, logs, maps, split, val, recipe, seed)
             chosen = recipe_of(data["recipe"], int(data["seed"]))
@@ -122,10 +130,10 @@ def train(
             places = [(Path(data[part]), run / "stores" / Path(data[part]).stem) for part in ("split", "val")]
             stores = [prepare(Path(data["logs"]), Path(data["maps"]), *place, chosen.sensors) for place in places]
             if not resume and rank() == 0:
-                shutil.rmtree(run / ("imitation" if stage == "vision" else stage), ignore_errors=True)
+                shutil.rmtree(place, ignore_errors=True)
             keep_recipe(run, chosen)
         for again in (resume, True)[: 1 + dry_run]:
-            checkpoint = fit_stage(stage, chosen, run, *stores, resume=again)
+            checkpoint = fit_stage(stage, chosen, run, *stores, resume=again, cluster=ray)
         first = rank() == 0
         if dry_run and first:
             print(f"dry run: {stage} of {chosen.name}, processes: {processes()}, saved and resumed: {checkpoint}")

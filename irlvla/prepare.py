@@ -16,7 +16,7 @@ from irlvla.data.facts import facts
 from irlvla.data.features import SensorConfig
 from irlvla.data.records import packed
 from irlvla.data.store import Moment, Prepared, Store
-from irlvla.files import json_mapping
+from irlvla.files import held, json_mapping
 from irlvla.score.prepared import prepared as prepared_scene
 from irlvla.types import HISTORY, Scene
 from irlvla.workers import work_off
@@ -71,37 +71,41 @@ def prepare(
         The opened store; `failed` names scenes (and logs) that could not be prepared, and why.
 
     Raises:
-        ValueError: an input is missing or of the wrong kind, the split is empty, or no scene at all could be prepared.
+        ValueError: an input is missing or of the wrong kind, the split is empty, no scene at all could be prepared, or another process
+            is making the store.
     """
     chosen = scene_filter_of(split)
     paths = paths_of(logs, split, chosen)
     settings = {"logs": str(logs), "maps": str(maps), "split": str(split), "sensors": asdict(sensors), "code": origin.code_hash(SOURCES)}
     key = _key(logs, maps, split, sensors, paths)
-    header = store.read_header(folder)
-    if header is None or header["key"] != key or header["format"] != store.FORMAT or not header["complete"]:
-        tokens = _tokens(paths, chosen, processes)
-        if not tokens:
-            raise ValueError(f"{split}: no scene passes the filter, the split is empty")
-        cities = all_cities(maps) if cities is None else cities
-        for city in cities:
-            for reason in city.drawn.lacking:
-                print(f"{reason}: moments lack these lines", flush=True)
-        work = _Work(
-            folder=folder,
-            logs=logs,
-            maps=cities,
-            chosen=replace(chosen, tokens=tuple(tokens), max_scenes=None),
-            sensors=sensors,
-            rows={token: row for row, token in enumerate(tokens)},
-        )
-        shards = [_Shard(number=number, paths=tuple(group)) for number, group in enumerate(_groups(paths))]
-        if header is None or header["key"] != key or header["format"] != store.FORMAT:
-            reason = "" if header is None else f" (the store in {folder} is stale)"
-            size = store.size_of(len(tokens), sensors, _record_size(work, paths))
-            print(f"{Path(split).stem}: {len(tokens)} scenes of {len(paths)} logs, {size / 1e6:.0f} MB into {folder}{reason}", flush=True)
-            store.create(folder, key, settings, tokens, len(shards), sensors)
-        _fill(work, shards, Path(split).stem, processes)
-        store.finish(folder)
+    if _is_stale(store.read_header(folder), key):
+        with held(folder):
+            header = store.read_header(folder)
+            tokens = _tokens(paths, chosen, processes)
+            if not tokens:
+                raise ValueError(f"{split}: no scene passes the filter, the split is empty")
+            cities = all_cities(maps) if cities is None else cities
+            for city in cities:
+                for reason in city.drawn.lacking:
+                    print(f"{reason}: moments lack these lines", flush=True)
+            work = _Work(
+                folder=folder,
+                logs=logs,
+                maps=cities,
+                chosen=replace(chosen, tokens=tuple(tokens), max_scenes=None),
+                sensors=sensors,
+                rows={token: row for row, token in enumerate(tokens)},
+            )
+            shards = [_Shard(number=number, paths=tuple(group)) for number, group in enumerate(_groups(paths))]
+            if header is None or header["key"] != key or header["format"] != store.FORMAT:
+                reason = "" if header is None else f" (the store in {folder} is stale)"
+                size = store.size_of(len(tokens), sensors, _record_size(work, paths))
+                print(
+                    f"{Path(split).stem}: {len(tokens)} scenes of {len(paths)} logs, {size / 1e6:.0f} MB into {folder}{reason}", flush=True
+                )
+                store.create(folder, key, settings, tokens, len(shards), sensors)
+            _fill(work, shards, Path(split).stem, processes)
+            store.finish(folder)
     opened = Store(folder)
     if not opened.annotated.all():
         bare = len(opened) - int(opened.annotated.sum())
@@ -110,6 +114,11 @@ def prepare(
         reason = next(iter(opened.failed.values()), "the split is empty")
         raise ValueError(f"{split}: none of {len(opened.failed)} scenes could be prepared; the first failed with: {reason}")
     return opened
+
+
+def _is_stale(header: dict[str, Any] | None, key: str) -> bool:
+    """Whether a store has to be made or continued."""
+    return header is None or header["key"] != key or header["format"] != store.FORMAT or not header["complete"]
 
 
 def scene_store(
@@ -218,7 +227,7 @@ def _tokens(paths: Sequence[Path], chosen: navsim.SceneFilter, processes: int) -
 
         lost = work_off(range(len(paths)), look, processes, "look for scenes (logs)")
         if lost:
-            raise ValueError(f"{paths[min(lost)]}: the process that read it ended with exit code {lost[min(lost)]}")
+            raise ValueError(f"{paths[min(lost)]}: the process that read it {lost[min(lost)]}")
         tokens = [token for place in places for token in json.loads(place.read_text())]
     return sorted(set(tokens[: chosen.max_scenes]))
 
@@ -264,9 +273,9 @@ def _fill(work: _Work, shards: Sequence[_Shard], title: str, processes: int) -> 
 
     lost = work_off(missing, write, processes, f"prepare {title} (shards)", already=len(shards) - len(missing))
     if lost:
-        place, code = min(lost.items())
+        place, how = min(lost.items())
         names = ", ".join(path.name for path in missing[place].paths)
-        raise ValueError(f"{work.folder}: the process that prepared {names} ended with exit code {code}; what was finished is kept")
+        raise ValueError(f"{work.folder}: the process that prepared {names} {how}; what was finished is kept")
 
 
 def _scenes(work: _Work, shard: _Shard) -> Iterator[tuple[int | str, Prepared | str]]:

@@ -271,6 +271,18 @@ def check_together(stage: str, processes: int, dry_run: bool) -> None:
         raise ValueError(f"stage {stage!r} is trained by one process, {what}; several train: {', '.join(TOGETHER)}")
 
 
+def check_labels(stage: str, cluster: str | None) -> None:
+    """Whether a stage has something to do for a Ray cluster, where one is given.
+
+    Raises:
+        ValueError: it has not.
+    """
+    if cluster is not None and stage != "reward" and stage not in REWARD_VARIANTS:
+        raise ValueError(
+            f"stage {stage!r} labels nothing, a Ray cluster cannot help; it labels for reward and {', '.join(REWARD_VARIANTS)}"
+        )
+
+
 def stage_config(stage: str, recipe: Recipe) -> Any:
     """The config with which a recipe trains one of STAGES.
 
@@ -298,7 +310,7 @@ def _changed(config: Any, changes: dict[str, Any]) -> Any:
     return replace(config, **values)
 
 
-def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store, resume: bool) -> Path:
+def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store, resume: bool, cluster: str | None = None) -> Path:
     """Trains one of STAGES in a run's folder.
 
     Args:
@@ -308,6 +320,7 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
         train: scenes to learn from.
         val: scenes to choose checkpoints by.
         resume: continue what an interrupted run left.
+        cluster: address of a Ray cluster that labels candidates, or "local".
 
     Returns:
         The checkpoint's folder.
@@ -327,7 +340,7 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
         case "ego_mlp":
             return controls.fit_ego_mlp(config, train, val, own, resume)
         case "reward":
-            return reward.fit(config, policy, train, val, own, resume, tokens)
+            return reward.fit(config, policy, train, val, own, resume, tokens, cluster=cluster)
         case "imitation_continued" | "best_of_g":
             return continuation.fit(config, policy, judge, train, val, own, resume, tokens)
     if stage in IMITATION_VARIANTS:
@@ -336,7 +349,7 @@ def fit_stage(stage: str, recipe: Recipe, folder: Path, train: Store, val: Store
         return checkpoint
     if stage in REWARD_VARIANTS:
         labels = folder / "reward" / "labels" if stage in SAME_LABELS else None
-        return reward.fit(config, policy, train, val, own, resume, tokens, labels)
+        return reward.fit(config, policy, train, val, own, resume, tokens, labels, cluster)
     return ppo.fit(config, policy, judge, train, val, own, resume, tokens)
 
 

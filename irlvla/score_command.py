@@ -21,6 +21,7 @@ def score(
     definition: str = "epdms",
     traffic: Traffic | None = None,
     processes: int | None = None,
+    ray: str | None = None,
 ) -> None:
     """Score trajectories exactly as the NAVSIM v2 devkit does: a CSV, and a summary as JSON beside it.
 
@@ -39,17 +40,18 @@ def score(
         definition: of the score: epdms, or epdms_unfiltered without the human filter.
         traffic: how other road users move: log_replay as logged (default), or idm, vehicles that react to the plan (default with
             --two-stage; metric caches need --maps for it, stores have none).
-        processes: how many work at once (default: as many as there are cores).
+        processes: how many work at once (default: as many as there are cores, or CPUs in the cluster).
+        ray: address of a Ray cluster that scores, such as auto, or local (docs/scale.md).
     """
     logs, maps = logs or environment("OPENSCENE_DATA_ROOT"), maps or environment("NUPLAN_MAPS_ROOT")
     if two_stage is not None:
         given = {"--trajectories": trajectories, "--split": split, "--store": store, "--metric-cache": metric_cache}
         too_much = [name for name, value in given.items() if value is not None] + ["--definition"] * (definition != "epdms")
-        _two_stage(two_stage, filter, logs, maps, out, processes, traffic or "idm", too_much)
+        _two_stage(two_stage, filter, logs, maps, out, processes, traffic or "idm", ray, too_much)
         return
     if trajectories is None or filter is not None:
         raise ValueError("pass --trajectories FILE.npz, or --two-stage SUBMISSION.pkl with --filter SCENE_FILTER.yaml")
-    _one_stage(trajectories, split, logs, maps, out, processes, definition, store, metric_cache, traffic or "log_replay")
+    _one_stage(trajectories, split, logs, maps, out, processes, definition, store, metric_cache, traffic or "log_replay", ray)
 
 
 def _one_stage(
@@ -63,6 +65,7 @@ def _one_stage(
     store: Path | None,
     metric_cache: Path | None,
     traffic: Traffic,
+    ray: str | None,
 ) -> None:
     from irlvla.score_parts import folder_of
     from irlvla.score_summary import summary_text
@@ -71,7 +74,7 @@ def _one_stage(
     if store is None and metric_cache is None:
         logs, maps = root(logs, "OPENSCENE_DATA_ROOT", "--logs"), root(maps, "NUPLAN_MAPS_ROOT", "--maps")
     try:
-        found = score_split(logs, maps, split, trajectories, out, processes, definition, store, metric_cache, traffic)
+        found = score_split(logs, maps, split, trajectories, out, processes, definition, store, metric_cache, traffic, ray)
     except KeyboardInterrupt:
         raise _interrupted(store, folder_of(out)) from None
     _print(summary_text(found), out, found)
@@ -85,6 +88,7 @@ def _two_stage(
     out: Path,
     processes: int | None,
     traffic: Traffic,
+    ray: str | None,
     too_much: list[str],
 ) -> None:
     from irlvla.score_parts import folder_of
@@ -95,7 +99,7 @@ def _two_stage(
         raise ValueError(f"--two-stage does not go with {wrong}" if wrong else "--two-stage needs --filter SCENE_FILTER.yaml")
     logs, maps = root(logs, "OPENSCENE_DATA_ROOT", "--logs"), root(maps, "NUPLAN_MAPS_ROOT", "--maps")
     try:
-        found = score_two_stage(submission, split, logs, maps, out, processes, traffic)
+        found = score_two_stage(submission, split, logs, maps, out, processes, traffic, cluster=ray)
     except KeyboardInterrupt:
         raise _interrupted(folder_of(out)) from None
     _print(summary_text(found), out, found)

@@ -6,6 +6,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -95,6 +96,7 @@ def score_split(
     store: str | Path | None = None,
     metric_cache: str | Path | None = None,
     traffic: Traffic = "log_replay",
+    cluster: str | None = None,
 ) -> dict[str, Any]:
     """Scores all plans of a file, and writes the table and, beside it, its summary as JSON.
 
@@ -107,11 +109,12 @@ def score_split(
         trajectories: npz with <token>_poses (N, 8, 3), <token>_poses_10hz (M, 40, 3) and optionally the plans made one frame
             earlier, <token>_prev_poses and <token>_prev_poses_10hz; rear axle, ego frame, m and rad, t = 0 excluded.
         out: The CSV to write, with `COLUMNS`: sub-scores and EPDMS in [0, 1], ADE and FDE in m; rows in the order of the file.
-        processes: How many work at once; as many as there are cores if None.
+        processes: How many work at once; as many as there are cores, or CPUs in the cluster, if None.
         definition: A key of `irlvla.definitions.DEFINITIONS`.
         store: A folder of prepared scenes, made there if it is not there or stale.
         metric_cache: A folder of the devkit's metric caches: scenes come from there; maps count for traffic that reacts only.
         traffic: How other road users move, a key of `irlvla.definitions.TRAFFIC`; stores have none that reacts.
+        cluster: Address of a Ray cluster that scores, or "local", see `irlvla.cluster`; a store is still made by this machine's processes.
 
     Returns:
         What the summary file holds, see `irlvla.score_summary.summary`. Its `failed` says what could not be scored (scene
@@ -119,7 +122,7 @@ def score_split(
 
     Raises:
         ValueError: The definition or the traffic is unknown, or neither store nor caches hold that traffic; the trajectories, the
-            split, the maps or the store as a whole cannot be used; or another process is writing the same table.
+            split, the maps, the store as a whole or the cluster cannot be used; or another process is writing the same table.
     """
     start = time.perf_counter()
     human_filter(definition)
@@ -131,7 +134,7 @@ def score_split(
     trajectories, out = Path(trajectories), Path(out)
     if out.suffix == ".json":
         raise ValueError(f"{out}: the table is a CSV, its summary is the JSON file beside it")
-    processes = origin.cores() if processes is None else processes
+    here = origin.cores() if processes is None else processes
     with opened(trajectories) as archive:
         tokens = tokens_in(archive)
         if not tokens:
@@ -146,7 +149,7 @@ def score_split(
             inputs = _from_logs(Path(logs), Path(maps), "test" if split is None else split, tokens)
         else:
             inputs = _from_store(
-                scene_store(Path(store), None if logs is None else Path(logs), None if maps is None else Path(maps), split, processes),
+                scene_store(Path(store), None if logs is None else Path(logs), None if maps is None else Path(maps), split, here),
                 tokens,
             )
         ready = time.perf_counter()
@@ -155,17 +158,19 @@ def score_split(
             if len(missing) < len(inputs.parts):
                 print(f"{folder}: {len(inputs.parts) - len(missing)} of {len(inputs.parts)} parts were finished before", flush=True)
             _warm(inputs, missing, traffic)
-            work = partial(_score, inputs=inputs, folder=folder, archive=archive, definition=definition, traffic=traffic)
-            lost = work_off(missing, work, processes, "score", already=len(inputs.parts) - len(missing))
-            lost = {place: code for place, code in lost.items() if not part_done(folder, missing[place].number)}
+            plans = archive if cluster is None else trajectories
+            work = partial(_score, inputs=inputs, folder=folder, plans=plans, definition=definition, traffic=traffic)
+            lost = work_off(missing, work, processes, "score", already=len(inputs.parts) - len(missing), cluster=cluster)
+            lost = {place: how for place, how in lost.items() if not part_done(folder, missing[place].number)}
             scenes, failures = read_parts(folder, len(inputs.parts))
-            for place, code in lost.items():
-                failures |= dict.fromkeys(_names(missing[place], inputs), f"the process that scored it ended with exit code {code}")
+            for place, how in lost.items():
+                failures |= dict.fromkeys(_names(missing[place], inputs), f"the process that scored it {how}")
             failures = {**inputs.failures, **failures}
             failures |= {token: inputs.absent for token in tokens if token not in scenes and token not in failures}
             scored = [scenes[token] for token in tokens if token in scenes]
             found = summary(definition, scored, failures) | {"traffic": traffic, "trajectories_file": str(trajectories)}
-            found |= {**inputs.about, "processes": processes, "seconds": time.perf_counter() - start, "seconds_scenes": ready - start}
+            found |= {**inputs.about, "processes": here if cluster is None else processes, "cluster": cluster}
+            found |= {"seconds": time.perf_counter() - start, "seconds_scenes": ready - start}
             write_table(out, folder, scored)
             write_summary(out.with_suffix(".json"), folder, found)
         if not lost:
@@ -298,8 +303,9 @@ def _names(part: _Part, inputs: _Inputs) -> list[str]:
     return [str(part.log)] if inputs.store is None else [inputs.store.tokens[index] for index in part.indices]
 
 
-def _score(part: _Part, inputs: _Inputs, folder: Path, archive: zipfile.ZipFile, definition: str, traffic: Traffic) -> None:
-    write_part(folder, part.number, _scenes(part, inputs, traffic), archive, definition, traffic)
+def _score(part: _Part, inputs: _Inputs, folder: Path, plans: zipfile.ZipFile | Path, definition: str, traffic: Traffic) -> None:
+    with opened(plans) if isinstance(plans, Path) else nullcontext(plans) as archive:
+        write_part(folder, part.number, _scenes(part, inputs, traffic), archive, definition, traffic)
 
 
 def _warm(inputs: _Inputs, parts: Sequence[_Part], traffic: Traffic) -> None:

@@ -142,8 +142,8 @@ def write_shifted(
 
     lost = work_off(list(tokens_of), write, processes, "shift egos (logs)")
     if lost:
-        place, code = min(lost.items())
-        raise ValueError(f"{out}: the process that shifted {list(tokens_of)[place]} ended with exit code {code}; what was finished is kept")
+        place, how = min(lost.items())
+        raise ValueError(f"{out}: the process that shifted {list(tokens_of)[place]} {how}; what was finished is kept")
     names = [_name(log_name, token) for log_name, token in sorted(wanted)]
     return {name: _token(name, 0) for name in names if _log_path(out, name).exists()}
 

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from jaxtyping import Float
 
-from irlvla import origin
+from irlvla import files, origin
 from irlvla.data.mapping import TwoStageSplit, two_stage_split
 from irlvla.data.maps import Maps
 from irlvla.data.navsim import log_paths, scenes_or_reasons
@@ -75,6 +75,7 @@ def score_two_stage(
     processes: int | None = None,
     traffic: Traffic = "idm",
     cities: Maps | None = None,
+    cluster: str | None = None,
 ) -> dict[str, Any]:
     """Scores a submission in two stages, and writes the table in the devkit's layout and, beside it, its summary as JSON.
 
@@ -87,17 +88,18 @@ def score_two_stage(
         logs: An OPENSCENE_DATA_ROOT, with navsim_logs and <any folder>/synthetic_scene_pickles.
         maps: A NUPLAN_MAPS_ROOT.
         out: The CSV to write: one row a scene and three rows of means; scores in [0, 1], empty where there is none.
-        processes: How many work at once; as many as there are cores if None.
+        processes: How many work at once; as many as there are cores, or CPUs in the cluster, if None.
         traffic: How other road users move, a key of `irlvla.definitions.TRAFFIC`; the benchmark's are reactive in both stages.
         cities: Map files read before, to be shared by several calls.
+        cluster: Address of a Ray cluster that scores, or "local", see `irlvla.cluster`.
 
     Returns:
         What the summary file holds. `failed` says what could not be scored (scene token or log -> reason): such rows are in the
         table as not valid. `faults` says why means are not valid.
 
     Raises:
-        ValueError: The traffic is unknown; the submission, the split, the maps or the logs as a whole cannot be used; or another
-            process is writing the same table.
+        ValueError: The traffic is unknown; the submission, the split, the maps, the logs as a whole or the cluster cannot be used; or
+            another process is writing the same table.
     """
     start = time.perf_counter()
     logs, maps, out = Path(logs), Path(maps), Path(out)
@@ -118,23 +120,25 @@ def score_two_stage(
         traffic=traffic,
     )
     parts = _parts(paths, chosen)
-    processes = origin.cores() if processes is None else processes
+    if cluster is None and processes is None:
+        processes = origin.cores()
     files = [*paths, *(synthetic[token] for token in chosen.synthetic_tokens if token in synthetic)]
     with parts_folder(out, _key(submission, split, [traffic, stamps(maps, files)])) as folder:
         missing = [part for part in parts if not part_done(folder, part.number)]
-        if processes > 1 and len(missing) > 1:
+        if (processes is None or processes > 1) and len(missing) > 1:
             _warm(missing, inputs)
-        lost = work_off(missing, partial(_score, inputs=inputs, folder=folder), processes, "score", already=len(parts) - len(missing))
-        lost = {place: code for place, code in lost.items() if not part_done(folder, missing[place].number)}
+        work = partial(_score, inputs=inputs, folder=folder)
+        lost = work_off(missing, work, processes, "score", already=len(parts) - len(missing), cluster=cluster)
+        lost = {place: how for place, how in lost.items() if not part_done(folder, missing[place].number)}
         plans, failures = _read(folder, parts)
-        for place, code in lost.items():
+        for place, how in lost.items():
             names = missing[place].tokens or (str(missing[place].log),)
-            failures |= dict.fromkeys(names, f"the process that scored it ended with exit code {code}")
+            failures |= dict.fromkeys(names, f"the process that scored it {how}")
         failures |= _absent(chosen, plans, failures)
         found = two_stage_scores(chosen.pairs, plans)
         about = _summary(found, failures, given, chosen) | {
             "traffic": traffic, "submission": str(submission), "split": str(split), "data": str(logs), "maps": str(maps), "processes": processes,
-            "seconds": time.perf_counter() - start,
+            "cluster": cluster, "seconds": time.perf_counter() - start,
         }  # fmt: skip
         with replaced(out, folder) as beside, beside.open("w", newline="", encoding="utf-8") as file:
             file.write(table(chosen, found))
@@ -278,9 +282,8 @@ def _score(part: _Part, inputs: _Inputs, folder: Path) -> None:
             failures[token] = str(error)
     arrays = {name: np.array([getattr(one, name) for one in done]).reshape(len(done), *shape) for name, shape in _NUMBERS.items()}
     np.savez(folder / f"{part.number:05d}.npz", allow_pickle=False, **arrays)
-    beside = folder / f".{part.number:05d}.json"
-    beside.write_text(json.dumps({"tokens": [one.token for one in done], "failures": failures}))
-    beside.replace(folder / f"{part.number:05d}.json")
+    with files.replaced(folder / f"{part.number:05d}.json") as beside:
+        beside.write_text(json.dumps({"tokens": [one.token for one in done], "failures": failures}))
 
 
 def _warm(parts: Sequence[_Part], inputs: _Inputs) -> None:

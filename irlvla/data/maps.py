@@ -132,6 +132,10 @@ class Maps:
     def __init__(self, root: str | Path) -> None:
         self._root, self._known, self._failed = root, dict[str, LaneMap](), dict[str, str]()
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # Another process reads the files itself.
+        return Maps, (self._root,)
+
     def __iter__(self) -> Iterator[LaneMap]:
         return iter(self._known.values())
 

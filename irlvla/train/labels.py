@@ -7,10 +7,11 @@ on with the same numbers, and a file of another key is made again. Only one shar
 
 import hashlib
 import json
-import os
-from collections.abc import Sequence
+import zlib
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from jaxtyping import Bool, Float, Int
 
 from irlvla import origin
 from irlvla.data.store import Store
+from irlvla.files import replaced
 from irlvla.model.diffusion import ExplorationConfig
 from irlvla.model.policy import Policy
 from irlvla.model.reward_world_model import HEADS
@@ -30,8 +32,8 @@ from irlvla.scene_cache import SceneCache, scene_cache
 from irlvla.score.epdms import sub_scores
 from irlvla.shifted import shifted_store, sound, sources
 from irlvla.train.candidates import KIND_NAMES, CandidatesConfig, Chance, Columns, candidates, chance, columns, palette
-from irlvla.train.loop import progress
 from irlvla.train.vocabularies import vocabularies
+from irlvla.workers import work_off
 
 FORMAT = 1
 SCENES_A_SHARD = 64
@@ -99,6 +101,21 @@ class Labelled:
     """Number of words of the vocabulary that each candidate is from, 0 of none."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Shard:
+    """What is scored and written as one."""
+
+    path: Path
+    rows: Int[np.ndarray, "scenes"]
+    poses: Float[np.ndarray, "scenes candidates 8 3"]
+    notes: dict[str, Any]
+
+
+def _label(shard: _Shard, store: Store, about: Columns) -> None:
+    tokens = [store.tokens[row] for row in shard.rows]
+    write_shard(shard.path, tokens, shard.rows, shard.poses, *scored(store, shard.rows, shard.poses), about, shard.notes)
+
+
 def labelled(
     policy: Policy,
     cache: SceneCache,
@@ -109,6 +126,7 @@ def labelled(
     seed: int,
     folder: Path,
     words_folder: Path,
+    cluster: str | None = None,
 ) -> Labelled:
     """Candidates of some scenes with their exact sub-scores: what is finished in `folder` is kept, the rest is made.
 
@@ -122,9 +140,10 @@ def labelled(
         seed: of all chance.
         folder: of the set; shards of another key in it are made again.
         words_folder: where further vocabularies are kept for all runs on the store.
+        cluster: address of a Ray cluster whose workers score, or "local", see `irlvla.cluster`; they see store and folder, too.
 
     Raises:
-        ValueError: there are no scenes, or one of them cannot be scored.
+        ValueError: there are no scenes, or one of them cannot be scored; or a shard was lost on the cluster.
     """
     if not len(rows):
         raise ValueError("no scenes to label: half A of the training logs is empty")
@@ -140,17 +159,22 @@ def labelled(
         colours = palette(policy, cache.human[rows], noise, config, seed, more)
         about = columns(policy, colours, config)
         done = sum(state is not None for state in states)
-        with progress("labels (shards)", len(parts), done) as advance:
+
+        def drawn() -> Iterator[_Shard]:
+            """What is missing, one after the other, as the sources of chance want it; scored it may be in any order."""
             for number, (path, part) in enumerate(zip(paths, parts, strict=True)):
                 if states[number] is not None:
                     continue
                 source = _source(seed, states[number - 1] if number else None)
                 poses = candidates(policy, cache, part, colours, config, seed, source)
                 states[number] = _state_of(source)
-                tokens = [store.tokens[row] for row in part]
-                notes = {"key": key, "shards": len(parts), "state": states[number]}
-                write_shard(path, tokens, part, poses, *scored(store, part, poses), about, notes)
-                advance("")
+                yield _Shard(path=path, rows=part, poses=poses, notes={"key": key, "shards": len(parts), "state": states[number]})
+
+        work = partial(_label, store=store, about=about)
+        lost = work_off(drawn(), work, 1 if cluster is None else None, "labels (shards)", done, cluster, len(parts) - done)
+        if lost:
+            place, how = min(lost.items())
+            raise ValueError(f"{folder}: the process that labelled the {place + 1}. of its missing shards {how}; what was finished is kept")
     return opened(folder)
 
 
@@ -163,6 +187,7 @@ def shifted(
     seed: int,
     folder: Path,
     data_folder: Path,
+    cluster: str | None = None,
 ) -> tuple[SceneCache, Labelled, tuple[str, ...]]:
     """Labelled candidates of shifted copies of some scenes, `config.shifted` says how far.
 
@@ -175,13 +200,14 @@ def shifted(
         seed: of all chance.
         folder: of the set.
         data_folder: gets the shifted scenes' logs, pictures, store and scene tokens.
+        cluster: as in `labelled`.
 
     Returns:
         The shifted scenes as the policy's vision part sees them, their labels, and the logs that the labelled ones were made from.
     """
     moved = shifted_store(store, rows, data_folder, config.shifted, seed)
     cache = scene_cache(policy, moved, np.arange(len(moved)), folder=data_folder / "tokens")
-    kept = labelled(policy, cache, moved, sound(moved), noise, config, seed, folder, data_folder / "vocabularies")
+    kept = labelled(policy, cache, moved, sound(moved), noise, config, seed, folder, data_folder / "vocabularies", cluster)
     logs = sources(moved)
     return cache, kept, tuple(logs[row][0] for row in kept.rows)
 
@@ -282,11 +308,11 @@ def write_shard(
             for values in (poses, labels, raw_labels)
         ),
     ]
-    schema = SCHEMA.with_metadata({"labels": json.dumps({**notes, "candidates": count})})
-    beside = path.with_name(f".{path.name}")
-    with pa.OSFile(str(beside), "wb") as stream, pa.ipc.new_file(stream, schema) as writer:
+    batch = pa.RecordBatch.from_arrays(arrays, schema=SCHEMA)
+    notes = {**notes, "candidates": count}
+    schema = SCHEMA.with_metadata({"labels": json.dumps({**notes, "sum": _sum(pa.Table.from_batches([batch]), notes)})})
+    with replaced(path) as beside, pa.OSFile(str(beside), "wb") as stream, pa.ipc.new_file(stream, schema) as writer:
         writer.write_batch(pa.RecordBatch.from_arrays(arrays, schema=schema))
-    os.replace(beside, path)
 
 
 def _state_of(source: Chance) -> dict[str, Any]:
@@ -321,11 +347,37 @@ def _table(path: Path) -> pa.Table:
         # What was read keeps the map open, not the file: sets of thousands of shards need no file handles.
         with pa.memory_map(str(path)) as source, pa.ipc.open_file(source) as reader:
             table = reader.read_all()
-    except (pa.ArrowInvalid, OSError) as error:
+        table.validate(full=True)
+    except (pa.ArrowException, OSError, ValueError) as error:
         raise ValueError(f"{path} cannot be read: {error}") from error
     if not table.schema.equals(SCHEMA) or b"labels" not in (table.schema.metadata or {}):
         raise ValueError(f"{path} is no shard of labels: its columns are {', '.join(table.column_names)}")
+    try:
+        notes = _notes(table)
+    except ValueError as error:
+        raise ValueError(f"{path} is damaged: its notes are no JSON ({error})") from error
+    # Versions before this sum left none.
+    if not isinstance(notes, dict) or ("sum" in notes and notes["sum"] != _sum(table, notes)):
+        raise ValueError(f"{path} is damaged: it does not hold what was written")
     return table
+
+
+def _sum(table: pa.Table, notes: dict[str, Any]) -> int:
+    """A sum by which a changed shard is known: of its notes and of all that its columns hold."""
+    found = zlib.crc32(json.dumps({key: value for key, value in notes.items() if key != "sum"}, sort_keys=True).encode())
+    for column in table.columns:
+        for chunk in column.chunks:
+            found = _array_sum(chunk, found)
+    return found
+
+
+def _array_sum(array: pa.Array, found: int) -> int:
+    if isinstance(array, pa.DictionaryArray):
+        return _array_sum(array.dictionary, _array_sum(array.indices, found))
+    if isinstance(array, pa.FixedSizeListArray):
+        return _array_sum(array.flatten(), found)
+    values = "\n".join(array.to_pylist()).encode() if array.type == pa.string() else array.to_numpy(zero_copy_only=True)
+    return zlib.crc32(values, found)
 
 
 def _notes(table: pa.Table) -> dict[str, Any]:

@@ -71,6 +71,7 @@ def fit(
     resume: bool = False,
     cache_folder: Path | None = None,
     labels_folder: Path | None = None,
+    cluster: str | None = None,
 ) -> Path:
     """Labels candidates with the exact scorer, trains, calibrates on val, and reports acceptance there.
 
@@ -83,6 +84,7 @@ def fit(
         resume: continue a run that was interrupted.
         cache_folder: where scene tokens are kept for later stages; None keeps them in memory.
         labels_folder: where the labels are or shall be, for stages that learn from the same; None: in `folder`.
+        cluster: address of a Ray cluster that labels candidates, or "local"; None: this process labels.
 
     Returns:
         The checkpoint's folder.
@@ -103,6 +105,7 @@ def fit(
         config.seed,
         labels_folder or folder / "labels",
         words_folder,
+        cluster,
     )
     counted = bootstrap([store_train.log_names[row] for row in labelled.rows], config.model.members, config.seed)
     ordinary, shifts = (cache, labelled, counted), config.candidates.shifted
@@ -110,7 +113,7 @@ def fit(
     if shifts is not None:
         place = (folder if cache_folder is None else cache_folder) / "shifted"
         seen, known, log_names = labels.shifted(
-            policy, store_train, half, config.exploration, config.candidates, config.seed, folder / "labels_shifted", place
+            policy, store_train, half, config.exploration, config.candidates, config.seed, folder / "labels_shifted", place, cluster
         )
         moved = (seen, known, bootstrap(log_names, config.model.members, config.seed))
     torch.manual_seed(config.seed)
@@ -162,7 +165,7 @@ def descend(
     """
     optimiser = torch.optim.AdamW(model.parameters(), lr=config.rate, weight_decay=config.weight_decay)
     start = 0
-    if resume and (folder / "state" / "state.json").exists():
+    if resume and run.has_state(folder / "state"):
         start = run.load_state(folder / "state", {"model": model}, {"adamw": optimiser}, {})["step"]
     with run.metrics_writer(folder, start - 1 if start else None) as write, progress(title, config.steps, start) as advance:
         for step in range(start, config.steps):

@@ -191,3 +191,19 @@ def test_the_key_of_ordinary_scenes_does_not_know_of_shifted_ones(scenes):
     policy, _, store = scenes
     other = dataclasses.replace(FEW, shifted=ShiftConfig())
     assert labels.labels_key(policy, store, ROWS, NOISE, FEW, 5) == labels.labels_key(policy, store, ROWS, NOISE, other, 5)
+
+
+def test_one_changed_bit_of_a_shard_is_known(scenes, tmp_path):
+    whole = made(scenes, tmp_path)
+    path = tmp_path / "shard-00000.arrow"
+    content = path.read_bytes()
+    place = content.index(np.ascontiguousarray(whole.poses[:1]).tobytes())
+    path.write_bytes(content[: place + 2] + bytes([content[place + 2] ^ 1]) + content[place + 3 :])
+    with pytest.raises(ValueError, match="shard-00000.arrow is damaged: it does not hold what was written"):
+        labels.opened(tmp_path)
+    notes = content.index(b'"state"')
+    path.write_bytes(content[:notes] + b"\xff" + content[notes + 1 :])
+    with pytest.raises(ValueError, match="shard-00000.arrow (is damaged|cannot be read)"):
+        labels.opened(tmp_path)
+    path.write_bytes(content)
+    assert same(labels.opened(tmp_path), whole)
