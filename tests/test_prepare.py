@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import shutil
 import sqlite3
@@ -160,3 +162,13 @@ def test_a_log_that_is_missing_is_named(tmp_path):
 def test_an_empty_split_is_named(tmp_path):
     with pytest.raises(ValueError, match="the split is empty"):
         prepared(tmp_path, [])
+
+
+def test_a_store_is_made_by_one_process_at_a_time_and_read_by_any(whole, tmp_path, monkeypatch):
+    def other(*arguments):
+        raise BlockingIOError(errno.EAGAIN, "held")
+
+    monkeypatch.setattr(fcntl, "lockf", other)
+    assert len(prepared(whole)) == len(TOKENS)
+    with pytest.raises(ValueError, match="store: another process is at work there"):
+        prepared(tmp_path)

@@ -1,5 +1,6 @@
 """Towns written as nuPlan's map files: one GeoPackage a city, geometry in longitude and latitude."""
 
+import errno
 import json
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import numpy as np
 import pyogrio
 import pyproj
 import shapely
+from pyogrio.errors import DataLayerError, DataSourceError, FeatureError
 
 from irlvla.world.town import Lane, Town
 
@@ -160,11 +162,24 @@ EMPTY_LAYERS = {
 
 
 def write_city(folder: Path, city: str, towns: list[Town]) -> Path:
-    """Write the map file of one city and return its path; a city without towns gets empty layers."""
+    """Write the map file of one city and return its path; a city without towns gets empty layers.
+
+    Raises:
+        OSError: the file cannot be written.
+    """
     version, projection, _ = CITIES[city]
     path = folder / city / version / "map.gpkg"
     path.parent.mkdir(parents=True, exist_ok=True)
     path.unlink(missing_ok=True)
+    try:
+        _write_layers(path, projection, towns)
+    except (DataSourceError, DataLayerError, FeatureError) as error:
+        # GDAL does not say why: a full disk is a table that is missing.
+        raise OSError(errno.EIO, f"GDAL cannot write it, is the disk full? ({error})", str(path)) from error
+    return path
+
+
+def _write_layers(path: Path, projection: str, towns: list[Town]) -> None:
     pyogrio.set_gdal_config_options({"OGR_CURRENT_DATE": DATE, "OGR_SQLITE_SYNCHRONOUS": "OFF"})
     transformer = pyproj.Transformer.from_crs(projection, GEOGRAPHIC, always_xy=True)
     rows = _layers(towns)
@@ -191,7 +206,6 @@ def write_city(folder: Path, city: str, towns: list[Town]) -> Path:
         append=True,
         layer_options={"FID": "fid"},
     )
-    return path
 
 
 def write_index(folder: Path) -> None:

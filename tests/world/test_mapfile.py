@@ -1,5 +1,6 @@
 import numpy as np
 import pyogrio
+import pytest
 
 from irlvla.data.maps import city_map
 from irlvla.world.mapfile import CITIES, EMPTY_LAYERS, write_city, write_index
@@ -25,3 +26,12 @@ def test_the_reader_finds_the_town_where_it_was_put(tmp_path):
     assert len(lanes) == len(town.lanes) + len(town.connectors)
     for lane in (*town.lanes, *town.connectors):
         assert np.allclose(lanes[str(lane.fid)].baseline[:, :2], lane.line + town.origin, atol=1e-5)
+
+
+def test_a_map_that_gdal_cannot_write_is_named(tmp_path, monkeypatch):
+    def full(*arguments, **options):
+        raise pyogrio.errors.DataSourceError("At least one of the required GeoPackage tables is missing")
+
+    monkeypatch.setattr(pyogrio.raw, "write", full)
+    with pytest.raises(OSError, match="GDAL cannot write it, is the disk full.* tables is missing.*map.gpkg"):
+        write_city(tmp_path, "us-ma-boston", [])
