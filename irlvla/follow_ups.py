@@ -120,8 +120,8 @@ def write_follow_ups(
     missing = [name for name in names if not _about(logs, name).exists()]
     lost = work_off(missing, functools.partial(_write_entry, work), processes, "follow scenes (logs)", already=len(names) - len(missing))
     if lost:
-        place, code = min(lost.items())
-        raise ValueError(f"{folder}: the process that followed {missing[place]} ended with exit code {code}; what was finished is kept")
+        place, how = min(lost.items())
+        raise ValueError(f"{folder}: the process that followed {missing[place]} {how}; what was finished is kept")
     shutil.rmtree(logs / FOLDER / "tried", ignore_errors=True)
     entries = {name: entry for name in names if (entry := json_value(_about(logs, name)))[2]}
     if not entries:

@@ -78,7 +78,7 @@ def prepare(
     paths = paths_of(logs, split, chosen)
     settings = {"logs": str(logs), "maps": str(maps), "split": str(split), "sensors": asdict(sensors), "code": origin.code_hash(SOURCES)}
     key = _key(logs, maps, split, sensors, paths)
-    if _is_stale(store.read_header(folder), key):
+    if is_stale(store.read_header(folder), key):
         with held(folder):
             header = store.read_header(folder)
             tokens = _tokens(paths, chosen, processes)
@@ -116,7 +116,7 @@ def prepare(
     return opened
 
 
-def _is_stale(header: dict[str, Any] | None, key: str) -> bool:
+def is_stale(header: dict[str, Any] | None, key: str) -> bool:
     """Whether a store has to be made or continued."""
     return header is None or header["key"] != key or header["format"] != store.FORMAT or not header["complete"]
 

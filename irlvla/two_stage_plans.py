@@ -20,9 +20,9 @@ from irlvla.data.store import Moment, Prepared, Store
 from irlvla.data.synthetic import synthetic_paths, synthetic_scene
 from irlvla.definitions import TWO_STAGE, TWO_STAGE_MEANING, Traffic, check_traffic
 from irlvla.evaluate import ROW_NAMES
-from irlvla.files import json_mapping
+from irlvla.files import held, json_mapping
 from irlvla.learned import learned_plans, trained
-from irlvla.prepare import SOURCES, all_cities, stamps
+from irlvla.prepare import SOURCES, all_cities, is_stale, stamps
 from irlvla.run import provenance, write_json
 from irlvla.submit import write_submission
 from irlvla.two_stage import CODE, score_two_stage, split_log_paths
@@ -102,31 +102,30 @@ def two_stage_store(
     about = [store.FORMAT, asdict(sensors), tokens, origin.code_hash((*SOURCES, "two_stage_plans.py")), stamps(maps, files)]
     key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
     settings = {"logs": str(logs), "maps": str(maps), "split": str(split), "sensors": asdict(sensors)}
-    header = store.read_header(folder)
-    if header is None or header["key"] != key or header["format"] != store.FORMAT or not header["complete"]:
-        work = _Work(
-            folder=folder,
-            logs=logs,
-            maps=all_cities(maps) if cities is None else cities,
-            split=chosen,
-            synthetic=synthetic,
-            sensors=sensors,
-            rows={token: row for row, token in enumerate(tokens)},
-        )
-        if header is None or header["key"] != key or header["format"] != store.FORMAT:
-            store.create(folder, key, settings, tokens, len(shards), sensors)
-        missing = [shard for shard in shards if not store.done(folder, shard.number)]
-
-        def write(shard: _Shard) -> None:
-            store.write_shard(folder, shard.number, _rows(work, shard))
-
-        lost = work_off(missing, write, processes, "read both stages (shards)", already=len(shards) - len(missing))
-        if lost:
-            place, code = min(lost.items())
-            raise ValueError(
-                f"{folder}: the process that read shard {missing[place].number} ended with exit code {code}; what was finished is kept"
+    if is_stale(store.read_header(folder), key):
+        with held(folder):
+            header = store.read_header(folder)
+            work = _Work(
+                folder=folder,
+                logs=logs,
+                maps=all_cities(maps) if cities is None else cities,
+                split=chosen,
+                synthetic=synthetic,
+                sensors=sensors,
+                rows={token: row for row, token in enumerate(tokens)},
             )
-        store.finish(folder)
+            if header is None or header["key"] != key or header["format"] != store.FORMAT:
+                store.create(folder, key, settings, tokens, len(shards), sensors)
+            missing = [shard for shard in shards if not store.done(folder, shard.number)]
+
+            def write(shard: _Shard) -> None:
+                store.write_shard(folder, shard.number, _rows(work, shard))
+
+            lost = work_off(missing, write, processes, "read both stages (shards)", already=len(shards) - len(missing))
+            if lost:
+                place, how = min(lost.items())
+                raise ValueError(f"{folder}: the process that read shard {missing[place].number} {how}; what was finished is kept")
+            store.finish(folder)
     opened = Store(folder)
     if not len(opened):
         raise ValueError(

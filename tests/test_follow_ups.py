@@ -195,7 +195,7 @@ def test_a_process_that_dies_and_logs_of_two_folders_are_named(tmp_path, monkeyp
     (logs / "test" / "two.pkl").replace(logs / "other" / "two.pkl")
     with pytest.raises(ValueError, match="logs of 2 folders, other, test, cannot be in one split"):
         write_follow_ups(folder, followed, 1, (), 1, 1)
-    monkeypatch.setattr("irlvla.follow_ups.work_off", lambda *_, **__: {0: 3})
+    monkeypatch.setattr("irlvla.follow_ups.work_off", lambda *_, **__: {0: "ended with exit code 3"})
     (folder / "openscene" / "two_stage" / "entries" / "two.json").unlink()
     with pytest.raises(ValueError, match="the process that followed two ended with exit code 3"):
         write_follow_ups(folder, followed, 1, (), 1, 1)

@@ -147,7 +147,7 @@ def test_logged_scenes_without_pictures_leave_nothing_to_evaluate(world, tmp_pat
 
 
 def test_a_process_that_dies_is_named(world, split, tmp_path, monkeypatch):
-    monkeypatch.setattr("irlvla.two_stage_plans.work_off", lambda *_, **__: {1: -9})
+    monkeypatch.setattr("irlvla.two_stage_plans.work_off", lambda *_, **__: {1: "ended with exit code -9"})
     with pytest.raises(ValueError, match="the process that read shard 1 ended with exit code -9"):
         two_stage_store(world[0] / "openscene", world[0] / "maps", split, tmp_path / "store", SENSORS, processes=1)
 
