@@ -294,7 +294,8 @@ def page(found: dict[str, Any]) -> str:
 ABOUT = (
     "*The same* means byte for byte what the undisturbed run leaves, but for times, command lines and commits in JSON files. "
     "A kill takes the command's worker processes with it; power cuts, which may lose what the kernel has not written yet, were not tried. "
-    "Bits changed in files of formats without sums may change a value into another sensible one; what is written here has sums."
+    "Bits changed in files of formats without sums may change a value into another sensible one; checkpoints, training states, labels and the "
+    "scenes of a store have sums. Their mapped arrays (pictures and what goes with them, scene tokens) have none: size, shape and sense are checked."
 )
 
 
