@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
-from torch.nn import functional
 
 from irlvla.model.attention import CrossAttention, feed_forward, footprints, grid_lookup, squashed
 from irlvla.model.bev import SceneTokens
@@ -22,6 +21,11 @@ EGO_SCALE = (20.0, 5.0, 0.5, 10.0, 1.0, 2.0, 2.0)
 """Typical sizes of x, y, heading, vx, vy, ax, ay in an ego history."""
 FOOTPRINT = ((1.4, 0.0), (5.2, 0.0), (4.0, 1.3), (4.0, -1.3), (-1.0, 0.0))
 """Where the planner looks the grid up around a pose: centre, ahead of the bumper, front corners, tail (m)."""
+AROUND = ((1.4, 0.0), (5.2, 0.0), (-1.0, 0.0), (1.4, 2.0), (1.4, -2.0), (1.4, 4.0), (1.4, -4.0), (1.4, 6.0), (1.4, -6.0))
+"""Where local corrections look the grid up around a pose: along the car, and across the road (m)."""
+LOCAL_WIDTH = 64
+LOCAL_TURN = 0.1
+"""Turns of local corrections are this many rad where shifts are a metre."""
 REACH = 8.0
 """How far from a pose a query may look the grid up by its own choice, m each way."""
 
@@ -31,7 +35,8 @@ class PolicyConfig:
     """The policy's architecture. `perception=None` is the control without a camera: the same planner, nothing to look at.
 
     `anchors` is also the number of start noises of full diffusion. `deformable`: points a pose and layer at which a query looks the
-    grid up where it wants to, beside those of the car's footprint.
+    grid up where it wants to, beside those of the car's footprint. `local`: layers after the first move the poses of the one before, each
+    from what the grid says around it and in its own frame, instead of anchors in the ego's.
     """
 
     perception: PerceptionConfig | None = field(default_factory=PerceptionConfig)
@@ -41,6 +46,7 @@ class PolicyConfig:
     prior_width: int = 256
     layers: int = 2
     deformable: int = 0
+    local: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,7 @@ class PlannerLayer(nn.Module):
     each query places itself, up to REACH m ahead or beside.
     """
 
-    def __init__(self, width: int, token_width: int | None, channels: int, deformable: int) -> None:
+    def __init__(self, width: int, token_width: int | None, channels: int, deformable: int, local: bool = False) -> None:
         super().__init__()
         self.deformable = deformable if token_width is not None else 0
         self.attention = None if token_width is None else CrossAttention(width, token_width)
@@ -110,6 +116,13 @@ class PlannerLayer(nn.Module):
         self.mixer = feed_forward(width, 3 * width, width)
         self.out_norm = nn.LayerNorm(width)
         self.residual = nn.Linear(width, 24)
+        self.correction = None
+        if local and token_width is not None:
+            self.around = nn.Linear(len(AROUND) * channels, LOCAL_WIDTH)
+            self.wish = nn.Linear(width, 8 * LOCAL_WIDTH)
+            self.correction = nn.Sequential(nn.GELU(), *feed_forward(LOCAL_WIDTH, LOCAL_WIDTH, 3))
+            nn.init.zeros_(self.correction[-1].weight)
+            nn.init.zeros_(self.correction[-1].bias)
         self.confidence = feed_forward(width, width, 1)
         if self.lookup is not None:
             nn.init.zeros_(self.lookup.weight)
@@ -135,6 +148,22 @@ class PlannerLayer(nn.Module):
         y = poses[..., 1:2] + sine * reach[..., 0] + cosine * reach[..., 1]
         return torch.cat([points, torch.stack([x, y], dim=-1).flatten(2, 3)], dim=2)
 
+    def corrections(
+        self,
+        seen: Float[Tensor, "scenes queries width"],
+        poses: Float[Tensor, "scenes queries 8 3"],
+        grid: Float[Tensor, "scenes channels 32 32"],
+        places: Float[Tensor, "places 2"],
+    ) -> Float[Tensor, "scenes queries 8 3"]:
+        """How each pose (m, rad) is to move, in the ego frame, from what the grid says about its surroundings.
+
+        One small network for all poses, which thinks in the pose's own frame: ahead, left, turn.
+        """
+        found = self.around(grid_lookup(grid, footprints(poses, places)).unflatten(2, (8, -1)))
+        ahead, left, turn = self.correction(found + self.wish(seen).unflatten(2, (8, -1))).unbind(-1)
+        cosine, sine = torch.cos(poses[..., 2]), torch.sin(poses[..., 2])
+        return torch.stack([cosine * ahead - sine * left, sine * ahead + cosine * left, LOCAL_TURN * turn], dim=-1)
+
 
 class Policy(nn.Module):
     """The unified policy; `set_normaliser` must be called (or weights loaded) before it plans.
@@ -155,13 +184,16 @@ class Policy(nn.Module):
         self.anchor_embedding = nn.Parameter(torch.randn(count, width) * 0.02)
         self.time = feed_forward(9, width, width)
         self.query = feed_forward(24, width, width)
-        self.layers = nn.ModuleList(PlannerLayer(width, token_width, channels, config.deformable) for _ in range(config.layers))
+        self.layers = nn.ModuleList(
+            PlannerLayer(width, token_width, channels, config.deformable, config.local and place > 0) for place in range(config.layers)
+        )
         self.register_buffer("anchors", torch.zeros(count, 8, 3))
         self.register_buffer("start_noise", torch.zeros(count, 8, 3))
         self.register_buffer("offset", torch.zeros(3))
         self.register_buffer("scale", torch.ones(3))
         self.register_buffer("alphas", alphas_cumprod(config.diffusion), persistent=False)
         self.register_buffer("footprint", torch.tensor(FOOTPRINT), persistent=False)
+        self.register_buffer("around", torch.tensor(AROUND), persistent=False)
 
     def set_normaliser(
         self,
@@ -235,7 +267,12 @@ class Policy(nn.Module):
             confidence = layer.confidence(seen)[..., 0]
             if diffusion.kind == "full":
                 confidence = torch.zeros_like(confidence)  # chains that differ by chance alone: the first is as good as any
-            proposals = Proposals(base + layer.residual(seen).unflatten(2, (8, 3)), confidence)
+            better = layer.residual(seen).unflatten(2, (8, 3))
+            if layer.correction is None or memory.grid is None:
+                better = base + better
+            else:
+                better = clean + better + layer.corrections(seen, self.in_metres(clean), memory.grid, self.around) / self.scale
+            proposals = Proposals(better, confidence)
             clean = proposals.clean.detach()
             outputs.append(proposals)
         return outputs
@@ -293,53 +330,3 @@ def time_features(timestep: Int[Tensor, "*batch"], truncation: int) -> Float[Ten
     share = timestep.float()[..., None] / truncation
     waves = [function(torch.pi * frequency * share) for frequency in (0.5, 1, 2, 4) for function in (torch.sin, torch.cos)]
     return torch.cat([share, *waves], dim=-1)
-
-
-def nearest_anchor(policy: Policy, human: Float[Tensor, "scenes 8 3"]) -> Int[Tensor, "scenes"]:
-    """The anchor whose positions lie nearest the human's on average; `human` in metres."""
-    anchors = policy.in_metres(policy.anchors)[..., :2]
-    return (anchors[None] - human[:, None, :, :2]).norm(dim=-1).mean(-1).argmin(1)
-
-
-def planner_loss(
-    policy: Policy, outputs: list[Proposals], human: Float[Tensor, "scenes 8 3"], regression: float = 8.0, classification: float = 10.0
-) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
-    """L1 of the nearest anchor's trajectory and focal loss of the confidences, averaged over layers; of full diffusion L1 of all.
-
-    Args:
-        policy: for anchors and normaliser; queries must be all anchors in order.
-        outputs: `Policy.denoise`'s answer.
-        human: the logged future, m and rad.
-        regression: weight of the L1 term.
-        classification: weight of the focal term.
-
-    Returns:
-        The loss, and its parts of the last layer by name.
-
-    Source: DiffusionDrive's loss and weights.
-    """
-    wanted = policy.normalised(human)
-    if policy.config.diffusion.kind == "full":
-        distances = [(proposals.clean - wanted[:, None]).abs().mean() for proposals in outputs]
-        return regression * torch.stack(distances).mean(), {"l1": distances[-1].detach()}
-    nearest = nearest_anchor(policy, human)
-    rows = torch.arange(len(human), device=human.device)
-    positive = functional.one_hot(nearest, policy.config.anchors).float()
-    total = torch.zeros((), device=human.device)
-    parts: dict[str, Tensor] = {}
-    for proposals in outputs:
-        distance = (proposals.clean[rows, nearest] - wanted).abs().mean()
-        focal = focal_loss(proposals.confidence, positive)
-        total = total + (regression * distance + classification * focal) / len(outputs)
-        parts = {"l1": distance.detach(), "focal": focal.detach()}
-    return total, parts
-
-
-def focal_loss(
-    logits: Float[Tensor, "scenes anchors"], positive: Float[Tensor, "scenes anchors"], alpha: float = 0.25, gamma: float = 2.0
-) -> Float[Tensor, ""]:
-    """Sigmoid focal loss, summed over anchors, averaged over scenes (Lin et al., arXiv 1708.02002, eq. 5)."""
-    share = torch.sigmoid(logits)
-    hit = positive * share + (1 - positive) * (1 - share)
-    weight = (alpha * positive + (1 - alpha) * (1 - positive)) * (1 - hit) ** gamma
-    return (weight * functional.binary_cross_entropy_with_logits(logits, positive, reduction="none")).sum(1).mean()

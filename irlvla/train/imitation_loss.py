@@ -18,13 +18,15 @@ from irlvla.model.diffusion import noisy
 from irlvla.model.element_loss import Wanted, elements_loss
 from irlvla.model.language import rationale_loss
 from irlvla.model.perception import Seen
-from irlvla.model.policy import Memory, Policy, PolicyConfig, planner_loss
+from irlvla.model.planner_loss import PlannerWeights, planner_loss
+from irlvla.model.policy import Memory, Policy, PolicyConfig
 from irlvla.model.vision import Sight
 from irlvla.train.controls import EgoMlpConfig
 from irlvla.train.loop import step_generator
 
 WEIGHTS = {"maps": "map_weight", "ahead": "ahead_weight", "elements": "element_weight", "rationale": "rationale_weight"}
 """What annotations teach -> the config's field that weighs it."""
+PLAIN = PlannerWeights()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,6 +54,7 @@ class ImitationConfig:
     weight_decay: float = 1e-4
     warmup: int = 50
     average_decay: float = 0.995
+    planner: PlannerWeights = field(default_factory=PlannerWeights)
     map_weight: float = 4.0
     ahead_weight: float = 0.5
     element_weight: float = 0.5
@@ -131,7 +134,7 @@ class Teacher(nn.Module):
             scene = seen.scene
         with torch.autocast(lesson.human.device.type, torch.bfloat16, enabled=config.bfloat16):
             memory = policy.remember(scene, lesson.ego_history, lesson.command)
-            planned, parts = noised_loss(policy, memory, lesson.human, chance.timestep, chance.noise)
+            planned, parts = noised_loss(policy, memory, lesson.human, chance.timestep, chance.noise, config.planner)
         total = lesson.share * planned
         for name, loss in losses.items():
             total = total + getattr(config, WEIGHTS[name]) * lesson.annotated_share * loss
@@ -196,14 +199,14 @@ def birds_eye_losses(
 
 
 def denoising_loss(
-    policy: Policy, memory: Memory, human: Float[Tensor, "scenes 8 3"], generator: torch.Generator
+    policy: Policy, memory: Memory, human: Float[Tensor, "scenes 8 3"], generator: torch.Generator, weights: PlannerWeights = PLAIN
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """`planner_loss` of all anchors denoised from a random timestep of the truncated range (one a scene).
 
     Of full diffusion: of the human's trajectory denoised from as many timesteps and noises; of regression: of the anchors as they are.
     """
     timestep, noise = (None if drawn is None else drawn.to(human.device) for drawn in drawn_noise(policy, len(human), generator))
-    return noised_loss(policy, memory, human, timestep, noise)
+    return noised_loss(policy, memory, human, timestep, noise, weights)
 
 
 def drawn_noise(
@@ -223,18 +226,19 @@ def noised_loss(
     human: Float[Tensor, "scenes 8 3"],
     timestep: Int[Tensor, "scenes draws"] | None,
     noise: Float[Tensor, "scenes anchors 8 3"] | None,
+    weights: PlannerWeights = PLAIN,
 ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
     """`denoising_loss` from what was drawn before."""
     batch, count = len(human), policy.config.anchors
     anchor = torch.arange(count, device=human.device).expand(batch, -1)
     if timestep is None or noise is None:
-        return planner_loss(policy, policy.denoise(memory, policy.start(anchor), torch.zeros_like(anchor), anchor), human)
+        return planner_loss(policy, policy.denoise(memory, policy.start(anchor), torch.zeros_like(anchor), anchor), human, weights)
     clean = policy.anchors.expand(batch, -1, -1, -1)
     if policy.config.diffusion.kind == "full":
         clean = policy.normalised(human)[:, None].expand(-1, count, -1, -1)
     timestep = timestep.expand(-1, count)
     state = noisy(clean, noise, policy.alphas[timestep])
-    return planner_loss(policy, policy.denoise(memory, state, timestep, anchor), human)
+    return planner_loss(policy, policy.denoise(memory, state, timestep, anchor), human, weights)
 
 
 def without_some_cameras(sight: Sight, probability: float, chance: Float[Tensor, "scenes views"]) -> Sight:

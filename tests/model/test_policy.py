@@ -6,7 +6,8 @@ import torch
 from irlvla.model.attention import footprints, grid_lookup
 from irlvla.model.bev import ahead_classes
 from irlvla.model.diffusion import DiffusionConfig, full_diffusion, regression
-from irlvla.model.policy import REACH, Policy, PolicyConfig, focal_loss, nearest_anchor, planner_loss
+from irlvla.model.planner_loss import PlannerWeights, focal_loss, nearest_anchor, planner_loss
+from irlvla.model.policy import REACH, Policy, PolicyConfig
 from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, expected, resampled, reward_loss
 from irlvla.score.epdms import epdms
 from irlvla.train.imitation_loss import denoising_loss
@@ -145,7 +146,7 @@ def test_the_loss_counts_only_the_nearest_anchor():
     memory = policy.remember(policy.see(sight(images), history, command).scene, history, command)
     every = torch.arange(4).expand(3, -1)
     outputs = policy.denoise(memory, policy.start(every), torch.full_like(every, 8), every)
-    loss, parts = planner_loss(policy, outputs, human, regression=1.0, classification=0.0)
+    loss, parts = planner_loss(policy, outputs, human, PlannerWeights(regression=1.0, classification=0.0))
     distances = [(output.clean[:, 1] - policy.anchors[1]).abs().mean() for output in outputs]
     torch.testing.assert_close(loss, torch.stack(distances).mean())
     torch.testing.assert_close(parts["l1"], distances[-1])
