@@ -14,6 +14,7 @@ import torch
 from irlvla import run
 from irlvla.data.store import Store
 from irlvla.model.diffusion import ExplorationConfig, exploration_of
+from irlvla.model.planner_loss import PlannerWeights
 from irlvla.model.policy import Policy, planner_parameters
 from irlvla.rollout import (
     cached_plans,
@@ -28,7 +29,7 @@ from irlvla.rollout import (
 from irlvla.scene_cache import StageCaches, remembered, rows_of, stage_caches
 from irlvla.score.epdms import epdms
 from irlvla.train.imitation import keep_best
-from irlvla.train.imitation_loss import denoising_loss
+from irlvla.train.imitation_loss import PLAIN, denoising_loss
 from irlvla.train.loop import batch_rows, cosine_rate, follow, progress, set_rate, step_generator
 from irlvla.train.ppo import candidate_steps
 
@@ -48,6 +49,7 @@ class ContinuationConfig:
     average_decay: float = 0.975
     candidates: int = 3
     save_every: int = 40
+    planner: PlannerWeights = PLAIN
 
 
 def fit(
@@ -89,7 +91,7 @@ def fit(
             picked = batch_rows(len(half), config.batch, step, config.seed)
             generator = step_generator(config.seed, step)
             memory = remembered(policy, caches.train, half[picked])
-            loss, parts = denoising_loss(policy, memory, torch.from_numpy(wanted[picked]).to(memory.ego.device), generator)
+            loss, parts = denoising_loss(policy, memory, torch.from_numpy(wanted[picked]).to(memory.ego.device), generator, config.planner)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()
             torch.nn.utils.clip_grad_norm_(policy.parameters(), 5.0)

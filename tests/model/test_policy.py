@@ -6,8 +6,7 @@ import torch
 from irlvla.model.attention import footprints, grid_lookup
 from irlvla.model.bev import ahead_classes
 from irlvla.model.diffusion import DiffusionConfig, full_diffusion, regression
-from irlvla.model.planner_loss import PlannerWeights, focal_loss, nearest_anchor, planner_loss
-from irlvla.model.policy import REACH, Policy, PolicyConfig
+from irlvla.model.policy import LOCAL_TURN, REACH, Policy, PolicyConfig
 from irlvla.model.reward_world_model import HEADS, RewardWorldModel, RewardWorldModelConfig, expected, resampled, reward_loss
 from irlvla.score.epdms import epdms
 from irlvla.train.imitation_loss import denoising_loss
@@ -106,6 +105,39 @@ def test_a_query_looks_the_grid_up_where_it_wants_to_within_its_reach():
     assert float(layer.offsets.bias.grad.abs().sum()) > 0
 
 
+def test_local_corrections_move_the_first_layer_s_poses_in_their_own_frame():
+    policy, images, history, command = policy_and_inputs(dataclasses.replace(POLICY, local=True))
+    memory = policy.remember(policy.see(sight(images), history, command).scene, history, command)
+    every = torch.arange(4).expand(3, -1)
+    torch.nn.init.zeros_(policy.layers[1].residual.weight)
+    first, last = policy.denoise(memory, policy.start(every), torch.full_like(every, 8), every)
+    torch.testing.assert_close(last.clean, first.clean)
+    ahead, left, turn = 2.0, 1.0, 3.0
+    policy.layers[1].correction[-1].bias.data = torch.tensor([ahead, left, turn])
+    last = policy.denoise(memory, policy.start(every), torch.full_like(every, 8), every)[-1]
+    before, after = policy.in_metres(first.clean), policy.in_metres(last.clean)
+    cosine, sine = torch.cos(before[..., 2]), torch.sin(before[..., 2])
+    torch.testing.assert_close(after[..., 0], before[..., 0] + cosine * ahead - sine * left, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after[..., 1], before[..., 1] + sine * ahead + cosine * left, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after[..., 2], before[..., 2] + LOCAL_TURN * turn, rtol=1e-4, atol=1e-4)
+    assert policy.layers[0].correction is None
+
+
+def test_local_corrections_learn_from_the_grid_around_a_pose_and_nothing_is_local_without_a_camera():
+    policy, images, history, command = policy_and_inputs(dataclasses.replace(POLICY, local=True))
+    layer, poses = policy.layers[1], policy.in_metres(policy.anchors).expand(3, -1, -1, -1)
+    torch.nn.init.normal_(layer.correction[-1].weight)
+    grid = torch.zeros(3, policy.config.perception.birds_eye.channels, 32, 32, requires_grad=True)
+    layer.corrections(torch.randn(3, 4, POLICY.width), poses, grid, policy.around)[0, 0, 0].sum().backward()
+    rows = grid.grad[0].abs().sum(0).nonzero()
+    x, y = poses[0, 0, 0, :2].tolist()
+    assert len(rows) and grid.grad[1:].abs().sum() == 0
+    centres = torch.tensor([-8.0, -32.0]) + 2 * (rows + 0.5)
+    assert float((centres - torch.tensor([x, y])).abs().max()) < 6 + 2
+    blind, _, history, command = policy_and_inputs(dataclasses.replace(POLICY, local=True, perception=None))
+    assert blind.layers[1].correction is None and blind.plan(blind.remember(None, history, command)).shape == (3, 8, 3)
+
+
 def test_scenes_of_a_batch_do_not_influence_each_other():
     policy, images, history, command = policy_and_inputs()
     whole = policy.plan(policy.remember(policy.see(sight(images), history, command).scene, history, command))
@@ -137,23 +169,6 @@ def test_distance_classes_follow_from_the_targets():
     targets[0, 3, 20:, 15] = 1
     targets[1, 2, 9, 16] = targets[1, 1, 9, 16] = targets[1, 2, 7, 3] = 1
     assert ahead_classes(targets).tolist() == [[4, 6], [6, 1], [6, 6]]
-
-
-def test_the_loss_counts_only_the_nearest_anchor():
-    policy, images, history, command = policy_and_inputs()
-    human = policy.in_metres(policy.anchors[1:2]).expand(3, -1, -1)
-    assert nearest_anchor(policy, human).tolist() == [1, 1, 1]
-    memory = policy.remember(policy.see(sight(images), history, command).scene, history, command)
-    every = torch.arange(4).expand(3, -1)
-    outputs = policy.denoise(memory, policy.start(every), torch.full_like(every, 8), every)
-    loss, parts = planner_loss(policy, outputs, human, PlannerWeights(regression=1.0, classification=0.0))
-    distances = [(output.clean[:, 1] - policy.anchors[1]).abs().mean() for output in outputs]
-    torch.testing.assert_close(loss, torch.stack(distances).mean())
-    torch.testing.assert_close(parts["l1"], distances[-1])
-
-
-def test_focal_loss_by_hand():
-    assert float(focal_loss(torch.zeros(1, 1), torch.ones(1, 1))) == pytest.approx(0.25 * 0.25 * 0.6931, rel=1e-3)
 
 
 def test_expected_sub_scores_are_in_range_and_epdms_of_them_is_one_number_a_candidate():
