@@ -67,7 +67,9 @@ def default(seed: int = 0) -> Recipe:
 def vla(seed: int = 0) -> Recipe:
     """The whole architecture: detection, map and semantic tokens beside the bird's-eye view."""
     recipe = default(seed)
-    perception = replace(recipe.imitation.policy.perception, elements=ElementConfig(), language=LanguageConfig())
+    perception = recipe.imitation.policy.perception
+    view = replace(perception.birds_eye, lamps=True)
+    perception = replace(perception, birds_eye=view, elements=ElementConfig(), language=LanguageConfig())
     imitation = replace(recipe.imitation, policy=replace(recipe.imitation.policy, perception=perception))
     return replace(recipe, name="vla", imitation=imitation)
 
@@ -160,6 +162,7 @@ IMITATION_VARIANTS: dict[str, dict[str, Any]] = {
         "ahead_weight": 0.0,
     },
     "imitation_birds_eye": {"policy": {"perception": {"elements": None, "language": None}}},
+    "imitation_lamps": {"policy": {"perception": {"birds_eye": {"lamps": True}, "elements": None, "language": None}}},
     "imitation_elements": {"policy": {"perception": {"elements": ElementConfig(), "language": None}}},
     "imitation_language": {"policy": {"perception": {"elements": ElementConfig(), "language": LanguageConfig()}}},
     "imitation_meta": {"policy": {"perception": {"elements": ElementConfig(), "language": LanguageConfig(hidden="meta")}}},

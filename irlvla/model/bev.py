@@ -8,7 +8,7 @@ vehicle ahead.
 from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -32,7 +32,8 @@ class BirdsEyeConfig:
     """The bird's-eye view: `cells` a side, `heights` (m) looked up above each, widths of the grid, `width` of tokens.
 
     Image tokens come from `front_views` views: with default sensors the front camera and its enlarged middle half. Without `lift` there is
-    no bird's-eye view: no cells, and a grid of zeros (a control: pictures without 3D reasoning).
+    no bird's-eye view: no cells, and a grid of zeros (a control: pictures without 3D reasoning). `lamps`: the front views are searched for
+    one small place that tells of a red light, see `Lamps`.
     """
 
     width: int = 96
@@ -44,6 +45,7 @@ class BirdsEyeConfig:
     queries: int = 4
     front_views: int = 2
     lift: bool = True
+    lamps: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,14 +62,48 @@ class SceneTokens:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BirdsEyeView:
-    """What the bird's-eye view says: tokens of its coarse cells, of the front views' pictures and of the answers to its queries, the fine
-    grid, and the supervised distance classes of the red light ahead and of the object ahead."""
+    """What the bird's-eye view says: tokens of its coarse cells, of the front views' pictures and of the answers to its queries (the last
+    of them what `Lamps` found), the fine grid, and what is supervised: distance classes of the red light and of the object ahead, and the
+    logit that there is a red light."""
 
     cells: Float[Tensor, "scenes cells width"]
     images: Float[Tensor, "scenes images width"]
     answers: Float[Tensor, "scenes queries width"]
     grid: Float[Tensor, "scenes channels 32 32"]
     ahead: Float[Tensor, "scenes 2 classes"]
+    lamp: Float[Tensor, "scenes"] | None
+
+
+class Lamps(nn.Module):
+    """Searches pictures for the one place that tells of a red light on the way.
+
+    A lamp is a few pixels, and no log says where: only whether some light is red for the ego. So each place of the fine maps gives a score of
+    its own, and the whole answers by their log-sum-exp: a picture is red because of a place, and learning goes to that place (multiple-instance
+    learning). The planner's token is what is seen there, where that is, and the answer.
+    """
+
+    def __init__(self, inputs: int, places: int, width: int) -> None:
+        super().__init__()
+        self.hidden = nn.Linear(inputs, 32)
+        self.score = nn.Linear(32, 1)
+        self.seen = nn.Linear(inputs, width)
+        self.place = nn.Linear(places, width)
+        self.answer = nn.Linear(1, width)
+        nn.init.constant_(self.score.bias, -3.0)
+
+    def forward(
+        self,
+        fine: Float[Tensor, "scenes views rows columns inputs"],
+        rays: Float[Tensor, "scenes views rows columns places"],
+        valid: Bool[Tensor, "scenes views"],
+    ) -> tuple[Float[Tensor, "scenes width"], Float[Tensor, "scenes"]]:
+        """The token, and the logit that there is a red light; views that are not valid have no say."""
+        score = self.score(functional.relu(self.hidden(fine)))[..., 0].float()
+        score = torch.where(valid[..., None, None], score, torch.full_like(score, -30.0)).flatten(1)
+        logit = torch.logsumexp(score, dim=1)
+        weights = torch.exp(score - logit[:, None])
+        found, place = ((weights[:, None] @ values.float().flatten(1, 3))[:, 0] for values in (fine, rays))
+        return self.seen(found) + self.place(place) + self.answer(logit[:, None] / 4), logit
 
 
 class BirdsEye(nn.Module):
@@ -99,17 +135,27 @@ class BirdsEye(nn.Module):
         self.questions = nn.Parameter(torch.randn(config.queries, config.width) * 0.5)
         self.answer = CrossAttention(config.width, config.width)
         self.ahead = nn.ModuleList(nn.Linear(config.width, len(AHEAD_EDGES)) for _ in range(2))
+        self.lamps = Lamps(vision.widths[1], places.shape[1], config.width) if config.lamps else None
 
     def forward(self, features: ImageFeatures, sight: Sight) -> BirdsEyeView:
         """Tokens and grid from the encoder's feature maps of some pictures and the calibration of their cameras."""
         with torch.autocast(features.fine.device.type, torch.bfloat16):
             below, grid = self._below(features.fine, sight)
-            front = self._front(features.coarse, sight)
+            views = front_views(sight, self.config.front_views)
+            front = self._front(features.coarse, sight, views)
             answers = self.answer(self.questions.expand(front.shape[0], -1, -1), front.flatten(1, 3))
             ahead = torch.stack([head(answers[:, index]) for index, head in enumerate(self.ahead)], dim=1)
             pooled = functional.avg_pool2d(front.flatten(0, 1).permute(0, 3, 1, 2), FRONT_POOLED, ceil_mode=True)
             pooled = pooled.unflatten(0, front.shape[:2]).permute(0, 1, 3, 4, 2).flatten(1, 3)
-        return BirdsEyeView(cells=below.float(), images=pooled.float(), answers=answers.float(), grid=grid.float(), ahead=ahead.float())
+            lamp = None
+            if self.lamps is not None:
+                scene = torch.arange(views.shape[0], device=views.device)[:, None]
+                fine = features.fine[scene, views].permute(0, 1, 3, 4, 2)
+                token, lamp = self.lamps(fine, view_rays(sight, views, *fine.shape[2:4]), sight.valid[scene, views])
+                answers = torch.cat([answers, token[:, None].to(answers.dtype)], dim=1)
+        return BirdsEyeView(
+            cells=below.float(), images=pooled.float(), answers=answers.float(), grid=grid.float(), ahead=ahead.float(), lamp=lamp
+        )
 
     def _below(
         self, features: Float[Tensor, "scenes views width rows columns"], sight: Sight
@@ -145,30 +191,38 @@ class BirdsEye(nn.Module):
         return cells.to(fine.dtype).transpose(1, 2).unflatten(2, (side, side))
 
     def _front(
-        self, coarse: Float[Tensor, "scenes views width rows columns"], sight: Sight
+        self, coarse: Float[Tensor, "scenes views width rows columns"], sight: Sight, views: Int[Tensor, "scenes chosen"]
     ) -> Float[Tensor, "scenes front rows columns token_width"]:
-        """Image tokens of the views that look most nearly straight ahead, of two that look the same way the wider one first.
-
-        Where there are fewer valid views than wanted, a learned token says so.
-        """
-        scenes, count = len(coarse), self.config.front_views
+        """Image tokens of the views ahead; where there are fewer valid views than wanted, a learned token says so."""
+        scenes, count = coarse.shape[0], self.config.front_views
         rows, columns = coarse.shape[3:]
-        axis = sight.ego_from_camera[:, :, :2, 2]
-        # Left before right, so that the order in which cameras are given never decides.
-        ahead = axis[..., 0] + 0.001 * axis[..., 1] - 0.01 * sight.intrinsics[:, :, 0]
-        order = torch.where(sight.valid, ahead, torch.full_like(ahead, -100.0)).argsort(dim=1, descending=True)[:, :count]
-        scene = torch.arange(scenes, device=order.device)[:, None]
-        valid = sight.valid[scene, order]
-        tokens = self.image_norm(self.image(coarse[scene, order].permute(0, 1, 3, 4, 2)))
-        calibration = [values[scene, order].flatten(0, 1) for values in (sight.intrinsics, sight.distortion, sight.ego_from_camera)]
-        with torch.no_grad(), torch.autocast(order.device.type, enabled=False):
-            directions = ray_features(rays(rows, columns, *calibration), calibration[2])
-        tokens = tokens + self.ray(directions).view_as(tokens)
-        tokens = torch.where(valid[..., None, None, None], tokens, self.missing.to(tokens.dtype))
-        lacking = count - order.shape[1]
+        scene = torch.arange(scenes, device=views.device)[:, None]
+        tokens = self.image_norm(self.image(coarse[scene, views].permute(0, 1, 3, 4, 2)))
+        tokens = tokens + self.ray(view_rays(sight, views, rows, columns)).view_as(tokens)
+        tokens = torch.where(sight.valid[scene, views][..., None, None, None], tokens, self.missing.to(tokens.dtype))
+        lacking = count - views.shape[1]
         if lacking:
             tokens = torch.cat([tokens, self.missing.to(tokens.dtype).expand(scenes, lacking, rows, columns, -1)], dim=1)
         return tokens
+
+
+def front_views(sight: Sight, count: int) -> Int[Tensor, "scenes front"]:
+    """The views that look most nearly straight ahead, of two that look the same way the wider one first; those that are not valid last."""
+    axis = sight.ego_from_camera[:, :, :2, 2]
+    # Left before right, so that the order in which cameras are given never decides.
+    ahead = axis[..., 0] + 0.001 * axis[..., 1] - 0.01 * sight.intrinsics[:, :, 0]
+    return torch.where(sight.valid, ahead, torch.full_like(ahead, -100.0)).argsort(dim=1, descending=True)[:, :count]
+
+
+def view_rays(
+    sight: Sight, views: Int[Tensor, "scenes front"], rows: int, columns: int
+) -> Float[Tensor, "scenes front rows columns features"]:
+    """Where each place of some views' feature maps looks."""
+    scene = torch.arange(views.shape[0], device=views.device)[:, None]
+    calibration = [values[scene, views].flatten(0, 1) for values in (sight.intrinsics, sight.distortion, sight.ego_from_camera)]
+    with torch.no_grad(), torch.autocast(views.device.type, enabled=False):
+        directions = ray_features(rays(rows, columns, *calibration), calibration[2])
+    return directions.view(*views.shape, rows, columns, -1)
 
 
 def map_loss(
@@ -196,3 +250,9 @@ def ahead_classes(targets: Float[Tensor, "scenes 4 32 32"]) -> Int[Tensor, "scen
 def ahead_loss(ahead: Float[Tensor, "scenes 2 classes"], targets: Float[Tensor, "scenes 4 32 32"]) -> Float[Tensor, ""]:
     """Cross-entropy of the distance classes."""
     return functional.cross_entropy(ahead.flatten(0, 1), ahead_classes(targets).flatten())
+
+
+def lamp_loss(lamp: Float[Tensor, "scenes"], targets: Float[Tensor, "scenes 4 32 32"], positive: float = 2.0) -> Float[Tensor, ""]:
+    """Binary cross-entropy of the red light on the way, wherever it is; `positive` weighs the scenes that have one."""
+    red = (ahead_classes(targets)[:, 0] < len(AHEAD_EDGES) - 1).float()
+    return functional.binary_cross_entropy_with_logits(lamp, red, pos_weight=torch.tensor(positive, device=lamp.device))

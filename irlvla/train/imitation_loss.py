@@ -13,7 +13,7 @@ import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor, nn
 
-from irlvla.model.bev import SceneTokens, ahead_loss, map_loss
+from irlvla.model.bev import SceneTokens, ahead_loss, lamp_loss, map_loss
 from irlvla.model.diffusion import noisy
 from irlvla.model.element_loss import Wanted, elements_loss
 from irlvla.model.language import rationale_loss
@@ -24,7 +24,13 @@ from irlvla.model.vision import Sight
 from irlvla.train.controls import EgoMlpConfig
 from irlvla.train.loop import step_generator
 
-WEIGHTS = {"maps": "map_weight", "ahead": "ahead_weight", "elements": "element_weight", "rationale": "rationale_weight"}
+WEIGHTS = {
+    "maps": "map_weight",
+    "ahead": "ahead_weight",
+    "lamp": "lamp_weight",
+    "elements": "element_weight",
+    "rationale": "rationale_weight",
+}
 """What annotations teach -> the config's field that weighs it."""
 PLAIN = PlannerWeights()
 
@@ -57,6 +63,7 @@ class ImitationConfig:
     planner: PlannerWeights = field(default_factory=PlannerWeights)
     map_weight: float = 4.0
     ahead_weight: float = 0.5
+    lamp_weight: float = 0.5
     element_weight: float = 0.5
     rationale_weight: float = 1.0
     reason_every: int = 4
@@ -144,8 +151,8 @@ class Teacher(nn.Module):
 
     def _annotated(self, lesson: Lesson, seen: Seen) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
         """What annotations teach: losses by the names in WEIGHTS, and what else is worth telling."""
-        maps, ahead = birds_eye_losses(self.config, seen, lesson.maps, lesson.annotated)
-        losses, told = {"maps": maps, "ahead": ahead}, {}
+        losses: dict[str, Tensor] = birds_eye_losses(self.config, seen, lesson.maps, lesson.annotated)
+        told: dict[str, Tensor] = {}
         if seen.found is not None and lesson.around is not None:
             losses["elements"], parts = elements_loss(seen.found, lesson.around)
             told |= parts
@@ -187,15 +194,17 @@ def summed(parts: Mapping[str, Tensor], more: Mapping[str, Tensor]) -> dict[str,
 
 def birds_eye_losses(
     config: ImitationConfig, seen: Seen, maps: Float[Tensor, "scenes 4 32 32"], annotated: Bool[np.ndarray, "scenes"]
-) -> tuple[Float[Tensor, ""], Float[Tensor, ""]]:
-    """What annotations teach: losses of maps and of distances ahead over the annotated moments, 0 where there are none."""
-    grid, ahead = seen.view.grid, seen.view.ahead
+) -> dict[str, Float[Tensor, ""]]:
+    """What bird's-eye targets teach, by name: losses over the annotated moments, 0 where there are none."""
+    said = {"maps": seen.view.grid, "ahead": seen.view.ahead}
+    said |= {} if seen.view.lamp is None else {"lamp": seen.view.lamp}
     if not annotated.all():
         known = torch.from_numpy(np.flatnonzero(annotated)).to(maps.device)
-        grid, ahead, maps = grid[known], ahead[known], maps[known]
+        said, maps = {name: values[known] for name, values in said.items()}, maps[known]
     if not len(maps):
-        return grid.sum(), ahead.sum()
-    return map_loss(grid, maps, config.map_positive), ahead_loss(ahead, maps)
+        return {name: values.sum() for name, values in said.items()}
+    losses = {"maps": map_loss(said["maps"], maps, config.map_positive), "ahead": ahead_loss(said["ahead"], maps)}
+    return losses if "lamp" not in said else losses | {"lamp": lamp_loss(said["lamp"], maps)}
 
 
 def denoising_loss(

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from irlvla.model.bev import BirdsEye, BirdsEyeConfig
+from irlvla.model.bev import BirdsEye, BirdsEyeConfig, Lamps, lamp_loss
 from irlvla.model.perception import Perception, PerceptionConfig
 from irlvla.model.vision import ImageEncoder, VisionConfig
 
@@ -107,3 +107,38 @@ def test_every_weight_of_the_vision_part_learns():
     for part in (encoder, birds_eye):
         silent = [name for name, value in part.named_parameters() if value.grad is None or not value.grad.any()]
         assert not silent
+
+
+def test_lamps_find_the_one_place_that_tells_wherever_it_is():
+    torch.manual_seed(0)
+    lamps, random = Lamps(6, 19, 8), torch.Generator().manual_seed(0)
+    optimiser = torch.optim.Adam(lamps.parameters(), lr=0.02)
+    for _ in range(150):
+        fine, red = torch.randn(16, 2, 4, 5, 6, generator=random), torch.arange(16) % 2 == 0
+        place = torch.randint(0, 40, (16,), generator=random)
+        fine.view(16, 40, 6)[torch.arange(16)[red], place[red], 0] = 6.0
+        _, logit = lamps(fine, torch.zeros(16, 2, 4, 5, 19), torch.ones(16, 2, dtype=torch.bool))
+        loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, red.float())
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+    assert bool(((logit > 0) == red).all())
+    # What is not valid has no say, and a place says where it is.
+    _, unseen = lamps(fine, torch.zeros(16, 2, 4, 5, 19), torch.zeros(16, 2, dtype=torch.bool))
+    assert bool((unseen < -20).all())
+    rays = torch.randn(16, 2, 4, 5, 19, generator=random)
+    fine.view(16, 40, 6)[0, place[0], 0] = 60.0
+    token, logit = lamps(fine, rays, torch.ones(16, 2, dtype=torch.bool))
+    expected = lamps.seen(fine.view(16, 40, 6)[0, place[0]]) + lamps.place(rays.view(16, 40, 19)[0, place[0]]) + lamps.answer(logit[:1] / 4)
+    torch.testing.assert_close(token[0], expected, rtol=1e-3, atol=1e-3)
+
+
+def test_the_lamps_token_is_one_more_answer_and_its_loss_falls_on_the_red_scenes():
+    torch.manual_seed(0)
+    perception = Perception(PerceptionConfig(vision=VISION, birds_eye=BirdsEyeConfig(lamps=True))).eval()
+    seen = perception(sight(noise()), *status(2))
+    assert seen.view.answers.shape[1] == BirdsEyeConfig().queries + 1 and seen.view.lamp.shape == (2,)
+    targets = torch.zeros(2, 4, 32, 32)
+    targets[0, 3, 10, 16] = 1
+    by_hand = (2 * -torch.nn.functional.logsigmoid(seen.view.lamp[0]) - torch.nn.functional.logsigmoid(-seen.view.lamp[1])) / 2
+    torch.testing.assert_close(lamp_loss(seen.view.lamp, targets), by_hand)

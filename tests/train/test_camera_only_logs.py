@@ -80,7 +80,7 @@ def test_birds_eye_losses_are_those_of_the_annotated_moments_alone(known):
     sight, maps = pictures(store, PAIRS)
     seen, rows = policy.see(sight, *(torch.from_numpy(values) for values in ego_status(store, PAIRS))), np.flatnonzero(known)
     config = dataclasses.replace(IMITATION, policy=POLICY)
-    drawn, ahead = imitation_loss.birds_eye_losses(config, seen, maps, np.array(known))
+    drawn, ahead = imitation_loss.birds_eye_losses(config, seen, maps, np.array(known)).values()
     if len(rows):
         torch.testing.assert_close(drawn, map_loss(seen.scene.grid[rows], maps[rows], config.map_positive), rtol=0, atol=0)
         torch.testing.assert_close(ahead, ahead_loss(seen.view.ahead[rows], maps[rows]), rtol=0, atol=0)
