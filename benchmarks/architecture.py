@@ -1,7 +1,7 @@
 """What each part of the architecture is worth: imitation with parts added one after the other, with other planners, with other encoders.
 
 python benchmarks/architecture.py                      # all that is missing below runs/architecture, then docs/architecture.md
-python benchmarks/architecture.py --seeds 31 --recipe vla
+python benchmarks/architecture.py --seeds 31 --rows imitation_main imitation_birds_eye
 python benchmarks/architecture.py --pretrained         # the pretrained encoders too; needs the extra `weights`
 python benchmarks/architecture.py --write-only         # only docs/architecture.md and .json, from docs/architecture/
 
@@ -31,7 +31,7 @@ LADDER = ("no_camera", "imitation_pictures", "imitation_birds_eye", "imitation_e
 """Each has one part more than the one before it: ego status, pictures, bird's-eye view, detection and map tokens, semantic tokens."""
 PRETRAINED = ("imitation_lite0", "imitation_dinov2")
 CONTROLS = ("human", "constant_velocity", "ego_mlp")
-TELLING = ("imitation_elements", "imitation_language", "imitation_meta", "imitation_silent")
+TELLING = ("imitation_elements", "imitation_language", "imitation_meta", "imitation_silent", "imitation")
 """Rows whose policies have parts that tell what is there."""
 DETECTION = ("ap", "ap_vehicle", "ap_pedestrian", "ap_bicycle", "ap_0_15", "ap_15_30", "ap_30_56", "velocity_error")
 MAP = ("ap", "ap_centre", "ap_boundary", "ap_crossing", "ap_stop")
@@ -40,9 +40,10 @@ MAP = ("ap", "ap_centre", "ap_boundary", "ap_crossing", "ap_stop")
 def main(
     seeds: tuple[int, ...] = (31, 32, 33),
     runs: Path = ROOT / "runs" / "architecture",
-    recipe: str = "default",
+    recipe: str = "vla",
     test_logs: int | None = 600,
     pretrained: bool = False,
+    rows: tuple[str, ...] = (),
     write_only: bool = False,
     docs: Path = ROOT / "docs" / "architecture",
 ) -> None:
@@ -51,16 +52,17 @@ def main(
     Args:
         seeds: one world and one run each.
         runs: one folder a seed below it.
-        recipe: a key of RECIPES, whose imitation is changed.
+        recipe: a key of RECIPES, of which `ablated` is changed.
         test_logs: of each world, half of them in unseen towns; None for the world's default.
         pretrained: train with pretrained encoders too.
+        rows: only these of IMITATION_VARIANTS (default: all).
         write_only: only write the tables of what `docs` holds.
         docs: gets rows and scores; architecture.md and architecture.json are written beside it.
     """
     if write_only:
         write_page(docs)
         return
-    names = tuple(name for name in IMITATION_VARIANTS if pretrained or name not in PRETRAINED)
+    names = rows or tuple(name for name in IMITATION_VARIANTS if pretrained or name not in PRETRAINED)
     recipes = {seed: recipe_of(recipe, seed) for seed in seeds}
     stages = [stage for seed in seeds for stage in stages_of_seed(runs / str(seed), recipes[seed], test_logs, names)]
     runs.mkdir(parents=True, exist_ok=True)
@@ -84,14 +86,16 @@ def main(
 def stages_of_seed(run: Path, recipe: Recipe, test_logs: int | None, names: Sequence[str]) -> list[Stage]:
     """All stages of one seed, each after what it needs."""
     sensors = {"cameras": list(recipe.sensors.cameras), "height": recipe.sensors.height, "width": recipe.sensors.width}
-    telling = [name for name in names if name in TELLING]
+    telling = [name for name in (*names, "imitation") if name in TELLING]
     return [
         Stage(run=run, name="world", settings={"seed": recipe.seed, "logs": recipe.logs, "test_logs": test_logs}),
         Stage(run=run, name="prepare", needs=((run, "world"),), settings=sensors),
         trained(run, recipe, "no_camera", "prepare"),
         trained(run, recipe, "ego_mlp", "prepare"),
         *(trained(run, recipe, name, "prepare") for name in names),
-        evaluated(run, "evaluate:architecture", (*CONTROLS, "no_camera", *names), "no_camera", "ego_mlp", *names),
+        trained(run, recipe, "vision", "prepare"),
+        trained(run, recipe, "imitation", "vision"),
+        evaluated(run, "evaluate:architecture", (*CONTROLS, "no_camera", *names, "imitation"), "no_camera", "ego_mlp", *names, "imitation"),
         Stage(run=run, name="perceive", needs=tuple((run, name) for name in telling), settings={"rows": telling}),
     ]
 
@@ -100,7 +104,8 @@ def pairs(rows: Sequence[str]) -> list[tuple[str, str]]:
     """Which rows are compared: each step of the ladder with the one before it, everything else with the whole or the default."""
     found = [(after, before) for before, after in zip(LADDER, LADDER[1:])] + [(LADDER[-1], "imitation_birds_eye")]
     found += [(name, "imitation_language") for name in ("imitation_meta", "imitation_silent")]
-    others = [name for name in IMITATION_VARIANTS if name not in (*LADDER, "imitation_meta", "imitation_silent")]
+    found += [("imitation", "imitation_main"), ("imitation_birds_eye", "imitation_main"), ("human", "imitation_main")]
+    others = [name for name in IMITATION_VARIANTS if name not in (*LADDER, "imitation_meta", "imitation_silent", "imitation_main")]
     found += [(name, "imitation_birds_eye") for name in others]
     return [pair for pair in found if set(pair) <= set(rows)]
 
@@ -114,12 +119,41 @@ def write_page(docs: Path) -> None:
     seeds = sorted(int(path.stem) for path in docs.glob("*.npz"))
     if not seeds:
         raise SystemExit(f"nothing is recorded in {docs}")
-    rows = (*CONTROLS, *LADDER, *(name for name in IMITATION_VARIANTS if name not in LADDER))
+    rows = (*CONTROLS, *LADDER, "imitation", *(name for name in IMITATION_VARIANTS if name not in LADDER))
     found = together(docs, seeds, rows, pairs)
+    found["bars"] = bars(found)
     found["command"] = "benchmarks/architecture.py"
     found["perception"] = perception(docs)
     write_compact(docs.with_suffix(".json"), found)
     docs.with_suffix(".md").write_text(document(found))
+
+
+def bars(found: Mapping[str, Any]) -> list[list[str]]:
+    """Rows of the table of what was asked for: bar, value, interval, met or missed."""
+    means = {row["policy"]: row["epdms"] for row in found["rows"]}
+    gains = {(pair["policy"], pair["against"]): pair for pair in found["pairs"] if pair["metric"] == "epdms"}
+    lines = []
+    best = gains.get(("imitation", "imitation_main"))
+    if best is not None:
+        least = min(3.0, 0.25 * (means["human"] - means["imitation_main"]))
+        met = best["difference"] >= least and best["ci95"][0] > 0
+        bar = f"imitation - imitation_main >= {least:.1f} (3, or a quarter of the gap to human), interval excluding 0"
+        lines.append([bar, number(best["difference"]), f"{best['ci95'][0]:.1f} .. {best['ci95'][1]:.1f}", said(met)])
+    for after, before in zip(LADDER, LADDER[1:]):
+        if (before, after) in gains:
+            gain = gains[before, after]
+            low, high = gain["ci95"]
+            verdict = "helps" if low > 0 else "hurts" if high < 0 else "no difference shown"
+            lines.append([f"{before} - {after}", number(gain["difference"]), f"{low:.1f} .. {high:.1f}", verdict])
+    seconds = [one[name] for one in found["wall_seconds"].values() for name in IMITATION_VARIANTS if name in one]
+    if seconds:
+        lines.append(["longest run of an ablation: at most 240 s", f"{max(seconds):.0f} s", "", said(max(seconds) <= 240)])
+    return lines
+
+
+def said(met: bool) -> str:
+    """Met or missed, in Markdown."""
+    return "met" if met else "**missed**"
 
 
 def perception(docs: Path) -> dict[str, Any]:
@@ -164,7 +198,13 @@ Written by `{found["command"]}` (with `--write-only` again from `docs/architectu
 Imitation alone, no reward world model, no PPO. Intervals (95 %) are paired; they resample logs in each seed, then seeds. What the rows are
 says `IMITATION_VARIANTS` in [recipes.py](../irlvla/recipes.py).
 
+## The bars
+
+{table(["", "value", "95 %", ""], found["bars"])}
+
 ## Rows
+
+`imitation` is the recipe's own; the others are those of its `ablated`, which may be shorter. `imitation_main` is that of recipe `default`.
 
 {rows_table(found["rows"], count)}
 

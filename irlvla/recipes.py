@@ -14,6 +14,7 @@ from irlvla.model.diffusion import full_diffusion, regression
 from irlvla.model.elements import ElementConfig
 from irlvla.model.language import LanguageConfig
 from irlvla.model.perception import PerceptionConfig
+from irlvla.model.planner_loss import PlannerWeights
 from irlvla.model.policy import PolicyConfig
 from irlvla.model.vision import VisionConfig
 from irlvla.rollout import chosen_device, load_policy
@@ -31,13 +32,17 @@ from irlvla.train.reward import RewardConfig
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Recipe:
-    """Configs of a whole run. `logs` is the embedded world's size (None: its default); the seed is in every config."""
+    """Configs of a whole run; the seed is in every config.
+
+    `logs` is the embedded world's size (None: its default). `ablated` is what IMITATION_VARIANTS change: `imitation`, or a shorter run of it.
+    """
 
     name: str
     seed: int
     logs: int | None
     sensors: SensorConfig
     imitation: ImitationConfig
+    ablated: ImitationConfig
     no_camera: ImitationConfig
     ego_mlp: EgoMlpConfig
     reward: RewardConfig
@@ -55,6 +60,7 @@ def default(seed: int = 0) -> Recipe:
         logs=None,
         sensors=SensorConfig(),
         imitation=imitation,
+        ablated=imitation,
         no_camera=replace(imitation, policy=replace(imitation.policy, perception=None)),
         ego_mlp=EgoMlpConfig(seed=seed),
         reward=RewardConfig(seed=seed),
@@ -65,13 +71,23 @@ def default(seed: int = 0) -> Recipe:
 
 
 def vla(seed: int = 0) -> Recipe:
-    """The whole architecture: detection, map and semantic tokens beside the bird's-eye view."""
+    """The whole architecture: detection, map and semantic tokens beside the bird's-eye view, a planner that steers more precisely."""
     recipe = default(seed)
     perception = recipe.imitation.policy.perception
     view = replace(perception.birds_eye, lamps=True)
     perception = replace(perception, birds_eye=view, elements=ElementConfig(), language=LanguageConfig())
-    imitation = replace(recipe.imitation, policy=replace(recipe.imitation.policy, perception=perception))
-    return replace(recipe, name="vla", imitation=imitation)
+    weights = PlannerWeights(regression=60.0, path=1.0)
+    policy = replace(recipe.imitation.policy, perception=perception, local=True)
+    ablated = replace(recipe.imitation, policy=policy, planner=weights, lamp_weight=4.0, colour=0.05)
+    return replace(
+        recipe,
+        name="vla",
+        imitation=replace(ablated, steps=1500),
+        ablated=ablated,
+        no_camera=replace(ablated, policy=replace(policy, perception=None)),
+        imitation_continued=replace(recipe.imitation_continued, planner=weights),
+        best_of_g=replace(recipe.best_of_g, planner=weights),
+    )
 
 
 def tiny(seed: int = 0) -> Recipe:
@@ -99,6 +115,7 @@ def tiny(seed: int = 0) -> Recipe:
         name="tiny",
         logs=6,
         imitation=imitation,
+        ablated=imitation,
         no_camera=replace(imitation, policy=replace(policy, perception=None)),
         ego_mlp=replace(prior, candidates=1),
         reward=reward,
@@ -148,6 +165,7 @@ def navtrain(seed: int = 0) -> Recipe:
         name="navtrain",
         sensors=SensorConfig(height=256, width=448, ground=-0.4),
         imitation=imitation,
+        ablated=imitation,
         no_camera=replace(imitation, policy=replace(policy, perception=None)),
     )
 
@@ -155,26 +173,32 @@ def navtrain(seed: int = 0) -> Recipe:
 RECIPES: dict[str, Callable[[int], Recipe]] = {"default": default, "vla": vla, "tiny": tiny, "navtrain": navtrain}
 TOGETHER = ("vision", "imitation", "no_camera")
 """Stages that several processes can train together."""
+_BARE: dict[str, Any] = {"birds_eye": {"lamps": False}, "elements": None, "language": None}
+_TELLING = _BARE | {"elements": ElementConfig(), "language": LanguageConfig()}
 IMITATION_VARIANTS: dict[str, dict[str, Any]] = {
+    "imitation_main": {"policy": {"local": False, "perception": _BARE}, "planner": {"regression": 8.0, "path": 0.0}, "colour": 0.1},
     "imitation_pictures": {
-        "policy": {"perception": {"birds_eye": {"lift": False, "front_views": 4}, "elements": None, "language": None}},
+        "policy": {"perception": _BARE | {"birds_eye": {"lamps": False, "lift": False, "front_views": 4}}},
         "map_weight": 0.0,
         "ahead_weight": 0.0,
     },
-    "imitation_birds_eye": {"policy": {"perception": {"elements": None, "language": None}}},
-    "imitation_lamps": {"policy": {"perception": {"birds_eye": {"lamps": True}, "elements": None, "language": None}}},
-    "imitation_elements": {"policy": {"perception": {"elements": ElementConfig(), "language": None}}},
-    "imitation_language": {"policy": {"perception": {"elements": ElementConfig(), "language": LanguageConfig()}}},
-    "imitation_meta": {"policy": {"perception": {"elements": ElementConfig(), "language": LanguageConfig(hidden="meta")}}},
-    "imitation_silent": {"policy": {"perception": {"elements": ElementConfig(), "language": LanguageConfig(write=False)}}},
-    "imitation_regression": {"policy": {"diffusion": regression(), "anchors": 1}},
-    "imitation_anchored_regression": {"policy": {"diffusion": regression()}},
-    "imitation_full_diffusion": {"policy": {"diffusion": full_diffusion()}},
-    "imitation_deformable": {"policy": {"deformable": 3}},
-    "imitation_lite0": {"policy": {"perception": {"vision": {"encoder": "efficientnet-lite0", "frozen": True}}}},
-    "imitation_dinov2": {"policy": {"perception": {"vision": {"encoder": "dinov2-s", "frozen": True}}}},
+    "imitation_birds_eye": {"policy": {"perception": _BARE}},
+    "imitation_elements": {"policy": {"perception": _BARE | {"elements": ElementConfig()}}},
+    "imitation_language": {"policy": {"perception": _TELLING}},
+    "imitation_meta": {"policy": {"perception": _TELLING | {"language": LanguageConfig(hidden="meta")}}},
+    "imitation_silent": {"policy": {"perception": _TELLING | {"language": LanguageConfig(write=False)}}},
+    "imitation_lamps": {"policy": {"perception": _BARE | {"birds_eye": {"lamps": True}}}},
+    "imitation_global": {"policy": {"local": False, "perception": _BARE}},
+    "imitation_no_path": {"planner": {"path": 0.0}, "policy": {"perception": _BARE}},
+    "imitation_regression": {"policy": {"diffusion": regression(), "anchors": 1, "perception": _BARE}},
+    "imitation_anchored_regression": {"policy": {"diffusion": regression(), "perception": _BARE}},
+    "imitation_full_diffusion": {"policy": {"diffusion": full_diffusion(), "perception": _BARE}},
+    "imitation_deformable": {"policy": {"deformable": 3, "perception": _BARE}},
+    "imitation_lite0": {"policy": {"perception": _BARE | {"vision": {"encoder": "efficientnet-lite0", "frozen": True}}}},
+    "imitation_dinov2": {"policy": {"perception": _BARE | {"vision": {"encoder": "dinov2-s", "frozen": True}}}},
 }
-"""Stages that are the recipe's `imitation` but for what is changed here: parts added one after the other, planners, encoders."""
+"""Stages that are the recipe's `ablated` but for what is changed here: the planner and parts of recipe `default`, parts added one after the
+other, planners, encoders."""
 REWARD_VARIANTS: dict[str, dict[str, Any]] = {
     "reward_no_camera": {"model": {"camera": False}},
     "reward_members": {"model": {"members": 4}},
@@ -294,7 +318,7 @@ def stage_config(stage: str, recipe: Recipe) -> Any:
     """
     check_stage(stage)
     if stage in IMITATION_VARIANTS:
-        return _changed(recipe.imitation, IMITATION_VARIANTS[stage])
+        return _changed(recipe.ablated, IMITATION_VARIANTS[stage])
     if stage in REWARD_VARIANTS:
         return _changed(recipe.reward, REWARD_VARIANTS[stage])
     if stage in PPO_VARIANTS:
