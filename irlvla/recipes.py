@@ -82,7 +82,7 @@ def vla(seed: int = 0) -> Recipe:
     return replace(
         recipe,
         name="vla",
-        imitation=replace(ablated, steps=1500),
+        imitation=replace(ablated, steps=1200),
         ablated=ablated,
         no_camera=replace(ablated, policy=replace(policy, perception=None)),
         imitation_continued=replace(recipe.imitation_continued, planner=weights),
