@@ -143,9 +143,9 @@ def navtrain(seed: int = 0) -> Recipe:
     Source: DiffusionDrive, section 4; hours of others: autonomousvision/navsim issue 39 (TransFuser, 100 epochs, one GPU: 24),
     LogosRoboticsGroup/SeerDrive issue 2 (30 epochs, 8 RTX 3090: 5 to 6).
     """
-    recipe = default(seed)
+    recipe = vla(seed)
     vision = VisionConfig(encoder="hf:microsoft/resnet-34", widths=(64, 128, 256))
-    perception = PerceptionConfig(vision=vision, elements=ElementConfig(), language=LanguageConfig())
+    perception = replace(recipe.imitation.policy.perception, vision=vision)
     policy = replace(recipe.imitation.policy, perception=perception, width=256)
     imitation = replace(
         recipe.imitation,
