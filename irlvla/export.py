@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Float, Int, UInt8
 from torch import Tensor, nn
 
 from irlvla import run
@@ -48,9 +48,10 @@ class FixedBirdsEye(BirdsEye):
         ahead = sight.ego_from_camera[0, :, 0, 2] + 0.001 * sight.ego_from_camera[0, :, 1, 2] - 0.01 * sight.intrinsics[0, :, 0]
         order = ahead.argsort(descending=True)[: self.config.front_views]
         calibration = [values[0, order] for values in (sight.intrinsics, sight.distortion, sight.ego_from_camera)]
-        directions = ray_features(rays(rows // 2, columns // 2, *calibration), calibration[2])
+        # Of lamps at the fine maps' size, of image tokens at the coarse ones'.
+        fine, coarse = (ray_features(rays(*size, *calibration), calibration[2]) for size in ((rows, columns), (rows // 2, columns // 2)))
         constants = {"pixels": found.pixels.long(), "weights": found.weights, "cells": found.cells, "geometry": found.geometry}
-        constants |= {"views": views.clamp(min=1)[:, None], "order": order, "directions": directions}
+        constants |= {"views": views.clamp(min=1)[:, None], "order": order, "fine": fine, "coarse": coarse}
         for name, value in constants.items():
             self.register_buffer(f"fixed_{name}", value.clone(), persistent=False)
 
@@ -66,16 +67,12 @@ class FixedBirdsEye(BirdsEye):
         cells = self.place(self.places).float() + seen / self.fixed_views
         return cells.to(fine.dtype).transpose(1, 2).unflatten(2, (side, side))
 
-    def _front(
-        self, coarse: Float[Tensor, "scenes views width rows columns"], sight: Sight
-    ) -> Float[Tensor, "scenes front rows columns token_width"]:
-        chosen = coarse[:, self.fixed_order].permute(0, 1, 3, 4, 2)
-        tokens = self.image_norm(self.image(chosen))
-        tokens = tokens + self.ray(self.fixed_directions).reshape(tokens.shape[1:])
-        lacking = self.config.front_views - tokens.shape[1]
-        if lacking:
-            tokens = torch.cat([tokens, self.missing.to(tokens.dtype).expand(tokens.shape[0], lacking, *tokens.shape[2:])], dim=1)
-        return tokens
+    def _directions(
+        self, sight: Sight, views: Int[Tensor, "scenes chosen"], rows: int, columns: int
+    ) -> Float[Tensor, "scenes chosen rows columns places"]:
+        kept = (self.fixed_fine, self.fixed_coarse)
+        (directions,) = [one for one in kept if one.view(len(self.fixed_order), -1, one.shape[-1]).shape[1] == rows * columns]
+        return directions.view(1, len(self.fixed_order), rows, columns, -1).expand(views.shape[0], -1, -1, -1, -1)
 
 
 class Deployed(nn.Module):

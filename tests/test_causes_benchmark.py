@@ -33,7 +33,20 @@ def test_a_trained_policy_is_asked_and_drawn(benchmark, tmp_path, monkeypatch, c
     policy = Policy(POLICY)
     run.save(tmp_path / "run" / "imitation" / "checkpoint", {"policy": policy.state_dict()}, {"policy": POLICY}, {}, {})
     out, sheet = tmp_path / "out.json", tmp_path / "drawn" / "sheet.png"
-    options = ["--run", tmp_path / "run", "--store", tmp_path / "store", "--draws", 2, "--sheet", sheet, "--out", out, "--page", tmp_path / "page.md"]
+    options = [
+        "--run",
+        tmp_path / "run",
+        "--store",
+        tmp_path / "store",
+        "--draws",
+        2,
+        "--sheet",
+        sheet,
+        "--out",
+        out,
+        "--page",
+        tmp_path / "page.md",
+    ]
     monkeypatch.setattr(sys, "argv", ["causes.py", *map(str, options)])
     benchmark.main()
     told = json.loads(out.read_text())
@@ -47,6 +60,10 @@ def test_a_trained_policy_is_asked_and_drawn(benchmark, tmp_path, monkeypatch, c
     printed = capsys.readouterr().out
     assert "lead: 1 scenes of 1 logs" in printed and "green: 0 scenes of 0 logs" in printed and "imitation, plan" in printed
     page = (tmp_path / "page.md").read_text()
-    assert "lead: 1 scenes of 1 logs; red: 1 scenes of 1 logs" in page and "## imitation: sight" in page and "lead   masked   elsewhere" in page
+    assert (
+        "lead: 1 scenes of 1 logs; red: 1 scenes of 1 logs" in page
+        and "## imitation: sight" in page
+        and "lead   masked   elsewhere" in page
+    )
     with Image.open(sheet) as drawn:
         assert drawn.size[0] > 5 * 352

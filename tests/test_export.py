@@ -81,8 +81,9 @@ def test_what_it_is_lies_beside_it(exported):
     assert values["checkpoint"]["data_hash"] == STORE.key and len(values["rig"]["valid"]) == 4
 
 
-def test_detection_and_map_tokens_are_exported_too(tmp_path):
-    save_policy(tmp_path / "checkpoint", a_policy(with_part(elements=ElementConfig(layers=1))), IMITATION, STORE)
+def test_detection_and_map_tokens_lamps_and_local_corrections_are_exported_too(tmp_path):
+    parts = with_part(elements=ElementConfig(layers=1), birds_eye=dataclasses.replace(POLICY.perception.birds_eye, lamps=True))
+    save_policy(tmp_path / "checkpoint", a_policy(dataclasses.replace(parts, local=True)), IMITATION, STORE)
     values = json.loads((export_policy(tmp_path / "checkpoint", one_rig(), HEIGHT, WIDTH, tmp_path / "out") / "export.json").read_text())
     assert max(values["largest_difference"].values()) < 1e-2
 

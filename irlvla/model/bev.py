@@ -15,7 +15,7 @@ from torch.nn import functional
 from irlvla.model.attention import GRID_BACK, CrossAttention
 from irlvla.model.cameras import ray_features, rays
 from irlvla.model.lift import GEOMETRY, cell_places, gathered, lookup
-from irlvla.model.vision import ImageFeatures, Sight, VisionConfig
+from irlvla.model.vision import PER_VIEW, ImageEncoder, ImageFeatures, Sight, VisionConfig
 
 TARGET_CHANNELS = 4
 """Drivable area, lanes of the route, objects, red-light area."""
@@ -23,6 +23,8 @@ TARGET_CHANNELS = 4
 
 AHEAD_EDGES = (0.0, 6.0, 12.0, 18.0, 26.0, 36.0, 56.0)
 """Edges (m, forward) of the distance classes of the red light and of the vehicle ahead; one more class is "none"."""
+LAMP_WIDTHS = (24, 48, 64)
+"""Widths of the encoder that looks for lamps."""
 FRONT_POOLED = 2
 """Image tokens of the front views are averaged over squares of so many a side before they become scene tokens."""
 
@@ -80,10 +82,14 @@ class Lamps(nn.Module):
     A lamp is a few pixels, and no log says where: only whether some light is red for the ego. So each place of the fine maps gives a score of
     its own, and the whole answers by their log-sum-exp: a picture is red because of a place, and learning goes to that place (multiple-instance
     learning). The planner's token is what is seen there, where that is, and the answer.
+
+    It has an encoder of its own: with the common one it either learned nothing (its pixels weigh too little there) or took from all else.
     """
 
-    def __init__(self, inputs: int, places: int, width: int) -> None:
+    def __init__(self, places: int, width: int) -> None:
         super().__init__()
+        inputs = LAMP_WIDTHS[1]
+        self.eye = ImageEncoder(VisionConfig(widths=LAMP_WIDTHS))
         self.hidden = nn.Linear(inputs, 32)
         self.score = nn.Linear(32, 1)
         self.seen = nn.Linear(inputs, width)
@@ -91,18 +97,26 @@ class Lamps(nn.Module):
         self.answer = nn.Linear(1, width)
         nn.init.constant_(self.score.bias, -3.0)
 
+    def look(
+        self, sight: Sight, views: Int[Tensor, "scenes chosen"]
+    ) -> tuple[Float[Tensor, "scenes chosen rows columns inputs"], Bool[Tensor, "scenes chosen"]]:
+        """Fine maps of some views of each scene, and which of them are valid."""
+        scene = torch.arange(views.shape[0], device=views.device)[:, None]
+        looked = Sight(**{name: getattr(sight, name)[scene, views] for name in PER_VIEW})
+        return self.eye(looked).fine.permute(0, 1, 3, 4, 2), looked.valid
+
     def forward(
         self,
-        fine: Float[Tensor, "scenes views rows columns inputs"],
-        rays: Float[Tensor, "scenes views rows columns places"],
-        valid: Bool[Tensor, "scenes views"],
+        fine: Float[Tensor, "scenes chosen rows columns inputs"],
+        valid: Bool[Tensor, "scenes chosen"],
+        directions: Float[Tensor, "scenes chosen rows columns places"],
     ) -> tuple[Float[Tensor, "scenes width"], Float[Tensor, "scenes"]]:
-        """The token, and the logit that there is a red light; views that are not valid have no say."""
+        """The token, and the logit that there is a red light; views that are not valid have no say. `directions`: where each place looks."""
         score = self.score(functional.relu(self.hidden(fine)))[..., 0].float()
         score = torch.where(valid[..., None, None], score, torch.full_like(score, -30.0)).flatten(1)
         logit = torch.logsumexp(score, dim=1)
         weights = torch.exp(score - logit[:, None])
-        found, place = ((weights[:, None] @ values.float().flatten(1, 3))[:, 0] for values in (fine, rays))
+        found, place = ((weights[:, None] @ values.float().flatten(1, 3))[:, 0] for values in (fine, directions))
         return self.seen(found) + self.place(place) + self.answer(logit[:, None] / 4), logit
 
 
@@ -135,7 +149,7 @@ class BirdsEye(nn.Module):
         self.questions = nn.Parameter(torch.randn(config.queries, config.width) * 0.5)
         self.answer = CrossAttention(config.width, config.width)
         self.ahead = nn.ModuleList(nn.Linear(config.width, len(AHEAD_EDGES)) for _ in range(2))
-        self.lamps = Lamps(vision.widths[1], places.shape[1], config.width) if config.lamps else None
+        self.lamps = Lamps(places.shape[1], config.width) if config.lamps else None
 
     def forward(self, features: ImageFeatures, sight: Sight) -> BirdsEyeView:
         """Tokens and grid from the encoder's feature maps of some pictures and the calibration of their cameras."""
@@ -149,9 +163,8 @@ class BirdsEye(nn.Module):
             pooled = pooled.unflatten(0, front.shape[:2]).permute(0, 1, 3, 4, 2).flatten(1, 3)
             lamp = None
             if self.lamps is not None:
-                scene = torch.arange(views.shape[0], device=views.device)[:, None]
-                fine = features.fine[scene, views].permute(0, 1, 3, 4, 2)
-                token, lamp = self.lamps(fine, view_rays(sight, views, *fine.shape[2:4]), sight.valid[scene, views])
+                fine, valid = self.lamps.look(sight, views)
+                token, lamp = self.lamps(fine, valid, self._directions(sight, views, *fine.shape[2:4]))
                 answers = torch.cat([answers, token[:, None].to(answers.dtype)], dim=1)
         return BirdsEyeView(
             cells=below.float(), images=pooled.float(), answers=answers.float(), grid=grid.float(), ahead=ahead.float(), lamp=lamp
@@ -198,12 +211,22 @@ class BirdsEye(nn.Module):
         rows, columns = coarse.shape[3:]
         scene = torch.arange(scenes, device=views.device)[:, None]
         tokens = self.image_norm(self.image(coarse[scene, views].permute(0, 1, 3, 4, 2)))
-        tokens = tokens + self.ray(view_rays(sight, views, rows, columns)).view_as(tokens)
+        tokens = tokens + self.ray(self._directions(sight, views, rows, columns)).view_as(tokens)
         tokens = torch.where(sight.valid[scene, views][..., None, None, None], tokens, self.missing.to(tokens.dtype))
         lacking = count - views.shape[1]
         if lacking:
             tokens = torch.cat([tokens, self.missing.to(tokens.dtype).expand(scenes, lacking, rows, columns, -1)], dim=1)
         return tokens
+
+    def _directions(
+        self, sight: Sight, views: Int[Tensor, "scenes chosen"], rows: int, columns: int
+    ) -> Float[Tensor, "scenes chosen rows columns places"]:
+        """Where each place of some views' feature maps looks."""
+        scene = torch.arange(views.shape[0], device=views.device)[:, None]
+        calibration = [values[scene, views].flatten(0, 1) for values in (sight.intrinsics, sight.distortion, sight.ego_from_camera)]
+        with torch.no_grad(), torch.autocast(views.device.type, enabled=False):
+            directions = ray_features(rays(rows, columns, *calibration), calibration[2])
+        return directions.view(*views.shape, rows, columns, -1)
 
 
 def front_views(sight: Sight, count: int) -> Int[Tensor, "scenes front"]:
@@ -212,17 +235,6 @@ def front_views(sight: Sight, count: int) -> Int[Tensor, "scenes front"]:
     # Left before right, so that the order in which cameras are given never decides.
     ahead = axis[..., 0] + 0.001 * axis[..., 1] - 0.01 * sight.intrinsics[:, :, 0]
     return torch.where(sight.valid, ahead, torch.full_like(ahead, -100.0)).argsort(dim=1, descending=True)[:, :count]
-
-
-def view_rays(
-    sight: Sight, views: Int[Tensor, "scenes front"], rows: int, columns: int
-) -> Float[Tensor, "scenes front rows columns features"]:
-    """Where each place of some views' feature maps looks."""
-    scene = torch.arange(views.shape[0], device=views.device)[:, None]
-    calibration = [values[scene, views].flatten(0, 1) for values in (sight.intrinsics, sight.distortion, sight.ego_from_camera)]
-    with torch.no_grad(), torch.autocast(views.device.type, enabled=False):
-        directions = ray_features(rays(rows, columns, *calibration), calibration[2])
-    return directions.view(*views.shape, rows, columns, -1)
 
 
 def map_loss(
@@ -252,7 +264,7 @@ def ahead_loss(ahead: Float[Tensor, "scenes 2 classes"], targets: Float[Tensor, 
     return functional.cross_entropy(ahead.flatten(0, 1), ahead_classes(targets).flatten())
 
 
-def lamp_loss(lamp: Float[Tensor, "scenes"], targets: Float[Tensor, "scenes 4 32 32"], positive: float = 2.0) -> Float[Tensor, ""]:
+def lamp_loss(lamp: Float[Tensor, "scenes"], targets: Float[Tensor, "scenes 4 32 32"], positive: float = 4.0) -> Float[Tensor, ""]:
     """Binary cross-entropy of the red light on the way, wherever it is; `positive` weighs the scenes that have one."""
     red = (ahead_classes(targets)[:, 0] < len(AHEAD_EDGES) - 1).float()
     return functional.binary_cross_entropy_with_logits(lamp, red, pos_weight=torch.tensor(positive, device=lamp.device))

@@ -32,6 +32,10 @@ class PerceptionConfig:
     def __post_init__(self) -> None:
         if self.elements is not None and not self.birds_eye.lift:
             raise ValueError("elements are found in the bird's-eye view, and lift is False: there is none")
+        if self.birds_eye.lamps and self.vision.frozen:
+            raise ValueError(
+                "lamps are looked for in pictures, and of a frozen encoder only its features are kept: lamps needs frozen=False"
+            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,8 @@ from torch.nn import functional
 from irlvla.types import Features
 
 PATCH = 4
-_TENSORS = ("images", "intrinsics", "distortion", "ego_from_camera", "valid")
+PER_VIEW = ("images", "intrinsics", "distortion", "ego_from_camera", "valid")
+"""Fields of a sight that have a value for each view."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +58,7 @@ def sight_of(features: Features, device: torch.device | str = "cpu") -> Sight:
 def sight_rows(sights: Sequence[Sight], rows: Int[np.ndarray, "rows"]) -> Sight:
     """Moments of several sights put one after the other, in the order of `rows`."""
     chosen = torch.from_numpy(rows).to(sights[0].images.device)
-    joined = {name: torch.cat([getattr(sight, name) for sight in sights])[chosen] for name in _TENSORS}
+    joined = {name: torch.cat([getattr(sight, name) for sight in sights])[chosen] for name in PER_VIEW}
     raws = [sight.raw for sight in sights if sight.raw is not None]
     raw = tuple(torch.cat(maps)[chosen] for maps in zip(*raws, strict=True)) if raws else None
     return Sight(**joined, raw=raw)
@@ -66,7 +67,7 @@ def sight_rows(sights: Sequence[Sight], rows: Int[np.ndarray, "rows"]) -> Sight:
 def on_device(sight: Sight, device: torch.device | str) -> Sight:
     """The same sight, its tensors on a device."""
     raw = None if sight.raw is None else tuple(values.to(device) for values in sight.raw)
-    return Sight(**{name: getattr(sight, name).to(device) for name in _TENSORS}, raw=raw)
+    return Sight(**{name: getattr(sight, name).to(device) for name in PER_VIEW}, raw=raw)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

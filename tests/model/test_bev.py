@@ -109,27 +109,47 @@ def test_every_weight_of_the_vision_part_learns():
         assert not silent
 
 
+def with_lamps(red, generator):
+    """Grey noise of two views, and in one place of the scenes that are red a red square as large as a patch, in the others a green one."""
+    images = torch.randint(90, 110, (len(red), 2, 32, 64, 3), generator=generator, dtype=torch.uint8)
+    for scene, is_red in enumerate(red.tolist()):
+        view, row, column = (int(torch.randint(0, high, (), generator=generator)) for high in (2, 8, 16))
+        colour = torch.tensor([250, 0, 0] if is_red else [0, 250, 0], dtype=torch.uint8)
+        images[scene, view, 4 * row : 4 * row + 4, 4 * column : 4 * column + 4] = colour
+    return sight(images)
+
+
 def test_lamps_find_the_one_place_that_tells_wherever_it_is():
     torch.manual_seed(0)
-    lamps, random = Lamps(6, 19, 8), torch.Generator().manual_seed(0)
-    optimiser = torch.optim.Adam(lamps.parameters(), lr=0.02)
-    for _ in range(150):
-        fine, red = torch.randn(16, 2, 4, 5, 6, generator=random), torch.arange(16) % 2 == 0
-        place = torch.randint(0, 40, (16,), generator=random)
-        fine.view(16, 40, 6)[torch.arange(16)[red], place[red], 0] = 6.0
-        _, logit = lamps(fine, torch.zeros(16, 2, 4, 5, 19), torch.ones(16, 2, dtype=torch.bool))
+    lamps, random = Lamps(19, 8), torch.Generator().manual_seed(0)
+    optimiser, views = torch.optim.Adam(lamps.parameters(), lr=0.003), torch.arange(2).expand(32, -1)
+    red = torch.arange(32) % 2 == 0
+
+    def found(seen):
+        with torch.autocast("cpu", torch.bfloat16):
+            fine, valid = lamps.look(seen, views)
+            return lamps(fine, valid, torch.zeros(*fine.shape[:4], 19))
+
+    for _ in range(60):
+        _, logit = found(with_lamps(red, random))
         loss = torch.nn.functional.binary_cross_entropy_with_logits(logit, red.float())
         optimiser.zero_grad()
         loss.backward()
         optimiser.step()
-    assert bool(((logit > 0) == red).all())
-    # What is not valid has no say, and a place says where it is.
-    _, unseen = lamps(fine, torch.zeros(16, 2, 4, 5, 19), torch.zeros(16, 2, dtype=torch.bool))
-    assert bool((unseen < -20).all())
-    rays = torch.randn(16, 2, 4, 5, 19, generator=random)
-    fine.view(16, 40, 6)[0, place[0], 0] = 60.0
-    token, logit = lamps(fine, rays, torch.ones(16, 2, dtype=torch.bool))
-    expected = lamps.seen(fine.view(16, 40, 6)[0, place[0]]) + lamps.place(rays.view(16, 40, 19)[0, place[0]]) + lamps.answer(logit[:1] / 4)
+    lamps.eval()
+    unseen = with_lamps(red, random)
+    token, logit = found(unseen)
+    assert float(((logit > 0) == red).float().mean()) > 0.9 and token.shape == (32, 8)
+    # What is not valid has no say.
+    _, blind = found(dataclasses.replace(unseen, valid=torch.zeros_like(unseen.valid)))
+    assert bool((blind < -20).all())
+    # A place says where it is.
+    fine, directions = torch.zeros(2, 2, 4, 5, 48), torch.randn(2, 2, 4, 5, 19)
+    lamps.hidden.weight.data.zero_()
+    lamps.hidden.weight.data[0, 0], lamps.score.weight.data[:] = 1.0, 1.0
+    fine[0, 1, 2, 3, 0] = 60.0
+    token, logit = lamps(fine, torch.ones(2, 2, dtype=torch.bool), directions)
+    expected = lamps.seen(fine[0, 1, 2, 3]) + lamps.place(directions[0, 1, 2, 3]) + lamps.answer(logit[:1] / 4)
     torch.testing.assert_close(token[0], expected, rtol=1e-3, atol=1e-3)
 
 
@@ -140,5 +160,5 @@ def test_the_lamps_token_is_one_more_answer_and_its_loss_falls_on_the_red_scenes
     assert seen.view.answers.shape[1] == BirdsEyeConfig().queries + 1 and seen.view.lamp.shape == (2,)
     targets = torch.zeros(2, 4, 32, 32)
     targets[0, 3, 10, 16] = 1
-    by_hand = (2 * -torch.nn.functional.logsigmoid(seen.view.lamp[0]) - torch.nn.functional.logsigmoid(-seen.view.lamp[1])) / 2
+    by_hand = (4 * -torch.nn.functional.logsigmoid(seen.view.lamp[0]) - torch.nn.functional.logsigmoid(-seen.view.lamp[1])) / 2
     torch.testing.assert_close(lamp_loss(seen.view.lamp, targets), by_hand)

@@ -7,6 +7,7 @@ from irlvla.model.bev import BirdsEyeConfig
 from irlvla.model.elements import ElementConfig
 from irlvla.model.language import LanguageConfig
 from irlvla.model.perception import Perception, PerceptionConfig, prompt_ids
+from irlvla.model.vision import VisionConfig
 
 from ..sights import noise, sight
 from ..stand_in import VISION
@@ -70,3 +71,5 @@ def test_pictures_alone_give_image_tokens_and_an_empty_grid():
     assert seen.scene.tokens.shape[1] == seen.view.images.shape[1] + seen.view.answers.shape[1] + 3
     with pytest.raises(ValueError, match="lift is False: there is none"):
         dataclasses.replace(WHOLE, birds_eye=BirdsEyeConfig(lift=False))
+    with pytest.raises(ValueError, match="lamps are looked for in pictures"):
+        dataclasses.replace(WHOLE, vision=VisionConfig(encoder="dinov2-s", frozen=True), birds_eye=BirdsEyeConfig(lamps=True))
