@@ -63,7 +63,7 @@ def main(
         write_page(docs)
         return
     names = rows or tuple(name for name in IMITATION_VARIANTS if pretrained or name not in PRETRAINED)
-    recipes = {seed: recipe_of(recipe, seed) for seed in seeds}
+    runs, recipes = runs.resolve(), {seed: recipe_of(recipe, seed) for seed in seeds}
     stages = [stage for seed in seeds for stage in stages_of_seed(runs / str(seed), recipes[seed], test_logs, names)]
     runs.mkdir(parents=True, exist_ok=True)
     with (runs / ".lock").open("w") as lock:

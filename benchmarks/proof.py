@@ -3,6 +3,7 @@
 python benchmarks/proof.py                              # all that is missing below runs/results, then docs/results.md and README's table
 python benchmarks/proof.py --until imitation            # worlds, stores and stage 1 of all seeds
 python benchmarks/proof.py --only core --seeds 31
+python benchmarks/proof.py --recipe vla --only core --runs runs/architecture --docs docs/vla   # in the runs of benchmarks/architecture.py
 python benchmarks/proof.py --write-only --demo runs/demo  # the seconds of a `make demo` that had the machine to itself go into the bars
 python benchmarks/proof.py --write-only                 # only docs/results.md, docs/results.json and README's table, from docs/results/
 """
@@ -79,7 +80,7 @@ def main(
     write_only: bool = False,
     demo: Path | None = None,
     docs: Path = ROOT / "docs" / "results",
-    readme: Path = ROOT / "README.md",
+    readme: Path | None = ROOT / "README.md",
 ) -> None:
     """Carries out what is missing, two stages at a time, and writes the tables of all that was evaluated so far.
 
@@ -94,14 +95,17 @@ def main(
         write_only: only write the tables of what `docs` holds.
         demo: a finished run of `make demo` that had the machine to itself, whose seconds are recorded.
         docs: gets rows and scores; results.md and results.json are written beside it.
-        readme: whose table is replaced.
+        readme: whose table is replaced; of another recipe than the default none.
     """
     if demo is not None:
         record_demo(demo, docs)
+    command = "make results"
+    if recipe != "default":
+        readme, command = None, f"python benchmarks/proof.py --recipe {recipe} --docs docs/{docs.name}"
     if write_only:
-        write_pages(docs, readme)
+        write_pages(docs, readme, command)
         return
-    recipes = {seed: recipe_of(recipe, seed) for seed in seeds}
+    runs, recipes = runs.resolve(), {seed: recipe_of(recipe, seed) for seed in seeds}
     chosen = seeds[:1] if ablation_seeds is None else ablation_seeds
     stages = plan({runs / str(seed): recipes[seed] for seed in seeds}, test_logs, [runs / str(seed) for seed in chosen], only)
     if until is not None:
@@ -117,8 +121,8 @@ def main(
     for seed in seeds:
         record(runs / str(seed), seed, docs)
     if any(docs.glob("*.npz")):
-        write_pages(docs, readme)
-        print(f"wrote {docs}, {docs.with_suffix('.md')}, {docs.with_suffix('.json')} and {readme}")
+        write_pages(docs, readme, command)
+        print(f"wrote {docs}, {docs.with_suffix('.md')}, {docs.with_suffix('.json')}{'' if readme is None else f' and {readme}'}")
     if failed:
         raise SystemExit("not done: " + ", ".join(label(stage) for stage in failed))
 

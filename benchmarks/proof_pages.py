@@ -28,12 +28,13 @@ TIMED = ("world", "prepare", "vision", "imitation", "no_camera", "reward", "ppo"
 AUCS = ("nc", "dac", "ddc", "tlc", "ep", "ttc", "lk", "hc")
 
 
-def write_pages(docs: Path, readme: Path) -> dict[str, Any]:
+def write_pages(docs: Path, readme: Path | None, command: str = "make results") -> dict[str, Any]:
     """Writes results.md and results.json beside the folder, and the table of a README; gives what the JSON holds.
 
     Args:
         docs: the folder that `proof_record.record` wrote.
-        readme: with the table's two markers.
+        readme: with the table's two markers; None for no README.
+        command: what the pages say they were made by.
 
     Raises:
         SystemExit: nothing was recorded, or the markers are missing.
@@ -41,13 +42,14 @@ def write_pages(docs: Path, readme: Path) -> dict[str, Any]:
     seeds = sorted(int(path.stem) for path in docs.glob("*.npz"))
     if not seeds:
         raise SystemExit(f"nothing is recorded in {docs}")
-    found = proof_numbers(docs, seeds)
+    found = proof_numbers(docs, seeds) | {"command": command}
     write_compact(docs.with_suffix(".json"), found)
     gaps = gap_curves(rows_about(docs))
     if gaps:
         gap_figure(gaps).savefig(docs / "gap.png")
     docs.with_suffix(".md").write_text(document(found))
-    readme.write_text(between(readme.read_text(), readme_table(found)))
+    if readme is not None:
+        readme.write_text(between(readme.read_text(), readme_table(found)))
     return found
 
 
@@ -98,7 +100,6 @@ def proof_numbers(docs: Path, seeds: Sequence[int]) -> dict[str, Any]:
     names = sorted({name for one in kept.values() for name in one.parts})
     parts = {name: {seed: means_of(one, name, seed) for seed, one in kept.items() if name in one.parts} for name in names}
     return found | {
-        "command": "make results",
         "bars": bars(means, quality, stages, demo),
         "demo_seconds": demo,
         "each_seed": [
@@ -306,8 +307,8 @@ def document(found: Mapping[str, Any]) -> str:
     empty = "Not run yet."
     return f"""# Results
 
-Written by `{found["command"]}` (`benchmarks/proof.py`; with `--write-only` again from `docs/results/`, which holds the scores of
-every scene); do not edit. Commits {commits}.{changed}
+Written by `{found["command"]}` (`benchmarks/proof.py`; with `--write-only` again from the folder beside this page, which holds the
+scores of every scene); do not edit. Commits {commits}.{changed}
 Seeds {found["seeds"]}: world, imitation, reward world model and PPO from scratch each. Test split of the embedded world: {size}
 (per seed), half of the logs in towns never seen; definition `{found["definition"]}`, human filter on. EPDMS and sub-scores 0-100.
 Intervals (95 %) are paired; they resample logs in each seed, then seeds, with one set of draws for all rows. What the rows are says
