@@ -83,12 +83,13 @@ class Lamps(nn.Module):
     its own, and the whole answers by their log-sum-exp: a picture is red because of a place, and learning goes to that place (multiple-instance
     learning). The planner's token is what is seen there, where that is, and the answer.
 
-    It has an encoder of its own: with the common one it either learned nothing (its pixels weigh too little there) or took from all else.
+    It looks with the common encoder, which learns nothing from it (else it takes from all the rest), and with a small one of its own, for what
+    else it needs to see.
     """
 
-    def __init__(self, places: int, width: int) -> None:
+    def __init__(self, shared: int, places: int, width: int) -> None:
         super().__init__()
-        inputs = LAMP_WIDTHS[1]
+        inputs = shared + LAMP_WIDTHS[1]
         self.eye = ImageEncoder(VisionConfig(widths=LAMP_WIDTHS))
         self.hidden = nn.Linear(inputs, 32)
         self.score = nn.Linear(32, 1)
@@ -98,12 +99,15 @@ class Lamps(nn.Module):
         nn.init.constant_(self.score.bias, -3.0)
 
     def look(
-        self, sight: Sight, views: Int[Tensor, "scenes chosen"]
+        self, sight: Sight, views: Int[Tensor, "scenes chosen"], shared: Float[Tensor, "scenes views shared rows columns"]
     ) -> tuple[Float[Tensor, "scenes chosen rows columns inputs"], Bool[Tensor, "scenes chosen"]]:
         """Fine maps of some views of each scene, and which of them are valid."""
         scene = torch.arange(views.shape[0], device=views.device)[:, None]
         looked = Sight(**{name: getattr(sight, name)[scene, views] for name in PER_VIEW})
-        return self.eye(looked).fine.permute(0, 1, 3, 4, 2), looked.valid
+        own, common = self.eye(looked).fine, shared[scene, views].detach()
+        if common.shape[3:] != own.shape[3:]:
+            common = functional.interpolate(common.flatten(0, 1), size=own.shape[3:], mode="nearest").unflatten(0, own.shape[:2])
+        return torch.cat([own, common], dim=2).permute(0, 1, 3, 4, 2), looked.valid
 
     def forward(
         self,
@@ -149,7 +153,7 @@ class BirdsEye(nn.Module):
         self.questions = nn.Parameter(torch.randn(config.queries, config.width) * 0.5)
         self.answer = CrossAttention(config.width, config.width)
         self.ahead = nn.ModuleList(nn.Linear(config.width, len(AHEAD_EDGES)) for _ in range(2))
-        self.lamps = Lamps(places.shape[1], config.width) if config.lamps else None
+        self.lamps = Lamps(vision.widths[1], places.shape[1], config.width) if config.lamps else None
 
     def forward(self, features: ImageFeatures, sight: Sight) -> BirdsEyeView:
         """Tokens and grid from the encoder's feature maps of some pictures and the calibration of their cameras."""
@@ -163,7 +167,7 @@ class BirdsEye(nn.Module):
             pooled = pooled.unflatten(0, front.shape[:2]).permute(0, 1, 3, 4, 2).flatten(1, 3)
             lamp = None
             if self.lamps is not None:
-                fine, valid = self.lamps.look(sight, views)
+                fine, valid = self.lamps.look(sight, views, features.fine)
                 token, lamp = self.lamps(fine, valid, self._directions(sight, views, *fine.shape[2:4]))
                 answers = torch.cat([answers, token[:, None].to(answers.dtype)], dim=1)
         return BirdsEyeView(
@@ -264,7 +268,7 @@ def ahead_loss(ahead: Float[Tensor, "scenes 2 classes"], targets: Float[Tensor, 
     return functional.cross_entropy(ahead.flatten(0, 1), ahead_classes(targets).flatten())
 
 
-def lamp_loss(lamp: Float[Tensor, "scenes"], targets: Float[Tensor, "scenes 4 32 32"], positive: float = 4.0) -> Float[Tensor, ""]:
+def lamp_loss(lamp: Float[Tensor, "scenes"], targets: Float[Tensor, "scenes 4 32 32"], positive: float = 2.0) -> Float[Tensor, ""]:
     """Binary cross-entropy of the red light on the way, wherever it is; `positive` weighs the scenes that have one."""
     red = (ahead_classes(targets)[:, 0] < len(AHEAD_EDGES) - 1).float()
     return functional.binary_cross_entropy_with_logits(lamp, red, pos_weight=torch.tensor(positive, device=lamp.device))
