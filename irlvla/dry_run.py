@@ -47,6 +47,7 @@ def _two_steps(config: ImitationConfig, processes: int) -> ImitationConfig:
         config,
         policy=replace(config.policy, perception=perception, anchors=4),
         prior=replace(config.prior, steps=2, batch=2),
+        lamps=replace(config.lamps, steps=2, batch=2),
         steps=2,
         planner_steps=2,
         reason_every=2,

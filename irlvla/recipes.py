@@ -78,7 +78,7 @@ def vla(seed: int = 0) -> Recipe:
     perception = replace(perception, birds_eye=view, elements=ElementConfig(), language=LanguageConfig())
     weights = PlannerWeights(regression=60.0, path=1.0)
     policy = replace(recipe.imitation.policy, perception=perception, local=True)
-    ablated = replace(recipe.imitation, policy=policy, planner=weights, lamp_weight=2.0, colour=0.05)
+    ablated = replace(recipe.imitation, policy=policy, planner=weights, lamp_weight=1.0, colour=0.05)
     return replace(
         recipe,
         name="vla",

@@ -23,7 +23,7 @@ TARGET_CHANNELS = 4
 
 AHEAD_EDGES = (0.0, 6.0, 12.0, 18.0, 26.0, 36.0, 56.0)
 """Edges (m, forward) of the distance classes of the red light and of the vehicle ahead; one more class is "none"."""
-LAMP_WIDTHS = (24, 48, 64)
+LAMP_WIDTHS = (32, 64, 128)
 """Widths of the encoder that looks for lamps."""
 FRONT_POOLED = 2
 """Image tokens of the front views are averaged over squares of so many a side before they become scene tokens."""
@@ -83,13 +83,12 @@ class Lamps(nn.Module):
     its own, and the whole answers by their log-sum-exp: a picture is red because of a place, and learning goes to that place (multiple-instance
     learning). The planner's token is what is seen there, where that is, and the answer.
 
-    It looks with the common encoder, which learns nothing from it (else it takes from all the rest), and with a small one of its own, for what
-    else it needs to see.
+    It has an encoder of its own: with the common one it either learned nothing (its pixels weigh too little there) or took from all else.
     """
 
-    def __init__(self, shared: int, places: int, width: int) -> None:
+    def __init__(self, places: int, width: int) -> None:
         super().__init__()
-        inputs = shared + LAMP_WIDTHS[1]
+        inputs = LAMP_WIDTHS[1]
         self.eye = ImageEncoder(VisionConfig(widths=LAMP_WIDTHS))
         self.hidden = nn.Linear(inputs, 32)
         self.score = nn.Linear(32, 1)
@@ -99,15 +98,12 @@ class Lamps(nn.Module):
         nn.init.constant_(self.score.bias, -3.0)
 
     def look(
-        self, sight: Sight, views: Int[Tensor, "scenes chosen"], shared: Float[Tensor, "scenes views shared rows columns"]
+        self, sight: Sight, views: Int[Tensor, "scenes chosen"]
     ) -> tuple[Float[Tensor, "scenes chosen rows columns inputs"], Bool[Tensor, "scenes chosen"]]:
         """Fine maps of some views of each scene, and which of them are valid."""
         scene = torch.arange(views.shape[0], device=views.device)[:, None]
         looked = Sight(**{name: getattr(sight, name)[scene, views] for name in PER_VIEW})
-        own, common = self.eye(looked).fine, shared[scene, views].detach()
-        if common.shape[3:] != own.shape[3:]:
-            common = functional.interpolate(common.flatten(0, 1), size=own.shape[3:], mode="nearest").unflatten(0, own.shape[:2])
-        return torch.cat([own, common], dim=2).permute(0, 1, 3, 4, 2), looked.valid
+        return self.eye(looked).fine.permute(0, 1, 3, 4, 2), looked.valid
 
     def forward(
         self,
@@ -153,7 +149,7 @@ class BirdsEye(nn.Module):
         self.questions = nn.Parameter(torch.randn(config.queries, config.width) * 0.5)
         self.answer = CrossAttention(config.width, config.width)
         self.ahead = nn.ModuleList(nn.Linear(config.width, len(AHEAD_EDGES)) for _ in range(2))
-        self.lamps = Lamps(vision.widths[1], places.shape[1], config.width) if config.lamps else None
+        self.lamps = Lamps(places.shape[1], config.width) if config.lamps else None
 
     def forward(self, features: ImageFeatures, sight: Sight) -> BirdsEyeView:
         """Tokens and grid from the encoder's feature maps of some pictures and the calibration of their cameras."""
@@ -167,12 +163,29 @@ class BirdsEye(nn.Module):
             pooled = pooled.unflatten(0, front.shape[:2]).permute(0, 1, 3, 4, 2).flatten(1, 3)
             lamp = None
             if self.lamps is not None:
-                fine, valid = self.lamps.look(sight, views, features.fine)
-                token, lamp = self.lamps(fine, valid, self._directions(sight, views, *fine.shape[2:4]))
+                token, lamp = self._searched(self.lamps, sight, views)
                 answers = torch.cat([answers, token[:, None].to(answers.dtype)], dim=1)
         return BirdsEyeView(
             cells=below.float(), images=pooled.float(), answers=answers.float(), grid=grid.float(), ahead=ahead.float(), lamp=lamp
         )
+
+    def lamp(self, sight: Sight) -> Float[Tensor, "scenes"]:
+        """`BirdsEyeView.lamp` alone, of a view that has a lamp detector.
+
+        Raises:
+            ValueError: it has none.
+        """
+        if self.lamps is None:
+            raise ValueError("there is no lamp detector: BirdsEyeConfig(lamps=False)")
+        with torch.autocast(sight.images.device.type, torch.bfloat16):
+            return self._searched(self.lamps, sight, front_views(sight, self.config.front_views))[1]
+
+    def _searched(
+        self, lamps: Lamps, sight: Sight, views: Int[Tensor, "scenes chosen"]
+    ) -> tuple[Float[Tensor, "scenes token_width"], Float[Tensor, "scenes"]]:
+        """Token and logit of what the lamp detector finds in some views."""
+        fine, valid = lamps.look(sight, views)
+        return lamps(fine, valid, self._directions(sight, views, *fine.shape[2:4]))
 
     def _below(
         self, features: Float[Tensor, "scenes views width rows columns"], sight: Sight
@@ -268,7 +281,13 @@ def ahead_loss(ahead: Float[Tensor, "scenes 2 classes"], targets: Float[Tensor, 
     return functional.cross_entropy(ahead.flatten(0, 1), ahead_classes(targets).flatten())
 
 
-def lamp_loss(lamp: Float[Tensor, "scenes"], targets: Float[Tensor, "scenes 4 32 32"], positive: float = 2.0) -> Float[Tensor, ""]:
+def red_ahead(targets: Float[Tensor, "scenes 4 32 32"]) -> Bool[Tensor, "scenes"]:
+    """Whether there is a red light on the way, wherever it is."""
+    return ahead_classes(targets)[:, 0] < len(AHEAD_EDGES) - 1
+
+
+def lamp_loss(lamp: Float[Tensor, "scenes"], targets: Float[Tensor, "scenes 4 32 32"], positive: float = 4.0) -> Float[Tensor, ""]:
     """Binary cross-entropy of the red light on the way, wherever it is; `positive` weighs the scenes that have one."""
-    red = (ahead_classes(targets)[:, 0] < len(AHEAD_EDGES) - 1).float()
-    return functional.binary_cross_entropy_with_logits(lamp, red, pos_weight=torch.tensor(positive, device=lamp.device))
+    return functional.binary_cross_entropy_with_logits(
+        lamp, red_ahead(targets).float(), pos_weight=torch.tensor(positive, device=lamp.device)
+    )

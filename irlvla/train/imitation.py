@@ -30,6 +30,7 @@ from irlvla.scene_cache import SceneCache, StageCaches, inputs, remembered, stag
 from irlvla.train import distributed
 from irlvla.train.controls import ego_mlp_step
 from irlvla.train.imitation_loss import Chance, ImitationConfig, Lesson, Teacher, chance_of, denoising_loss, part_of, summed
+from irlvla.train.lamps import fit_lamps
 from irlvla.train.loop import batch_rows, cosine_rate, follow, probe, progress, set_rate
 from irlvla.train.moments import ego_status, elements_around, humans, moments, pictures, rationales
 from irlvla.train.recompute import recompute
@@ -93,6 +94,7 @@ def fit(
         values = run.load_state(folder / "state", modules, {}, {})
     else:
         _fit_prior(config, policy, average, data)
+        _fit_lamps(config, policy, average, data)
     distributed.alike(policy, average)
     teacher = _teacher(config, policy, average)
     learner, optimiser = _learning(config, teacher, values["step"] > config.steps)
@@ -216,6 +218,13 @@ def _fit_prior(config: ImitationConfig, policy: Policy, average: Policy, data: _
             advance(f"loss {loss:.4f}")
     model.load_state_dict(average.prior.state_dict())
     model.requires_grad_(False)
+
+
+def _fit_lamps(config: ImitationConfig, policy: Policy, average: Policy, data: _Data) -> None:
+    """Trains the lamp detector, where there is one, and puts it into both policies."""
+    fit_lamps(config.lamps, policy, data.store, data.pairs, config.seed)
+    if policy.perception is not None and average.perception is not None:
+        average.perception.birds_eye.load_state_dict(policy.perception.birds_eye.state_dict())
 
 
 def _lesson(data: _Data, rows: np.ndarray, place: slice, chance: Chance, caches: StageCaches | None, policy: Policy) -> Lesson:

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
-from jaxtyping import Bool, Float, Int, UInt8
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from irlvla.model.bev import SceneTokens, ahead_loss, lamp_loss, map_loss
@@ -22,7 +22,9 @@ from irlvla.model.planner_loss import PlannerWeights, planner_loss
 from irlvla.model.policy import Memory, Policy, PolicyConfig
 from irlvla.model.vision import Sight
 from irlvla.train.controls import EgoMlpConfig
+from irlvla.train.lamps import LampsConfig
 from irlvla.train.loop import step_generator
+from irlvla.train.moments import shifted
 
 WEIGHTS = {
     "maps": "map_weight",
@@ -50,6 +52,7 @@ class ImitationConfig:
 
     policy: PolicyConfig = field(default_factory=PolicyConfig)
     prior: EgoMlpConfig = field(default_factory=EgoMlpConfig)
+    lamps: LampsConfig = field(default_factory=LampsConfig)
     seed: int = 0
     steps: int = 600
     batch: int = 32
@@ -254,13 +257,3 @@ def without_some_cameras(sight: Sight, probability: float, chance: Float[Tensor,
     """A batch whose views are left out where chance is below a probability, but never all that a scene has."""
     kept = (chance >= probability) | (chance == torch.where(sight.valid, chance, -1.0).amax(1, keepdim=True))
     return replace(sight, valid=sight.valid & kept)
-
-
-def shifted(images: UInt8[Tensor, "scenes views height width 3"], shift: tuple[int, int]) -> UInt8[Tensor, "scenes views height width 3"]:
-    """Pictures cut out so many pixels further down and right, edges repeated."""
-    if shift == (0, 0):
-        return images
-    height, width = images.shape[2:4]
-    rows = torch.arange(height, device=images.device).add(shift[0]).clamp(0, height - 1)
-    columns = torch.arange(width, device=images.device).add(shift[1]).clamp(0, width - 1)
-    return images[:, :, rows][:, :, :, columns]

@@ -2,6 +2,7 @@
 
 import numpy as np
 import torch
+from jaxtyping import UInt8
 from torch import Tensor
 
 from irlvla.data.facts import FACT_NAMES
@@ -45,7 +46,6 @@ def pictures(store: Store, pairs: np.ndarray, look: Look | None = None) -> tuple
     `look` gives what is to be seen in place of the pictures themselves (`irlvla.feature_cache`).
     """
     sights, places = [], []
-    maps = torch.zeros(len(pairs), len(TARGET_NAMES), GRID_CELLS, GRID_CELLS)
     for previous in (0, 1):
         rows = np.flatnonzero(pairs[:, 1] == previous)
         if not len(rows):
@@ -53,12 +53,19 @@ def pictures(store: Store, pairs: np.ndarray, look: Look | None = None) -> tuple
         scenes, earlier = pairs[rows, 0], bool(previous)
         sights.append(look(scenes, earlier) if look else sight_of(store.features(scenes, previous=earlier)))
         places.append(rows)
-        known = rows[store.annotated[pairs[rows, 0]]]
-        if len(known):
-            maps[known] = torch.from_numpy(np.asarray(store.targets(pairs[known, 0], previous=bool(previous)))).float()
     if not sights:
         raise ValueError("no moments to gather pictures of")
-    return sight_rows(sights, np.argsort(np.concatenate(places))), maps
+    return sight_rows(sights, np.argsort(np.concatenate(places))), targets(store, pairs)
+
+
+def targets(store: Store, pairs: np.ndarray) -> Tensor:
+    """Bird's-eye targets of (scene, previous?) pairs, (pairs, 4, 32, 32); 0 where a scene has no annotations."""
+    maps = torch.zeros(len(pairs), len(TARGET_NAMES), GRID_CELLS, GRID_CELLS)
+    for previous in (0, 1):
+        known = np.flatnonzero(store.annotated[pairs[:, 0]] & (pairs[:, 1] == previous))
+        if len(known):
+            maps[known] = torch.from_numpy(np.asarray(store.targets(pairs[known, 0], previous=bool(previous)))).float()
+    return maps
 
 
 def elements_around(store: Store, pairs: np.ndarray, device: torch.device) -> Wanted:
@@ -82,3 +89,13 @@ def rationales(store: Store, pairs: np.ndarray) -> Tensor:
         if len(rows):
             facts[rows] = store.facts(pairs[rows, 0], previous=bool(previous))
     return torch.from_numpy(rationale_ids(facts, VOCABULARY))
+
+
+def shifted(images: UInt8[Tensor, "scenes views height width 3"], shift: tuple[int, int]) -> UInt8[Tensor, "scenes views height width 3"]:
+    """Pictures cut out so many pixels further down and right, edges repeated."""
+    if shift == (0, 0):
+        return images
+    height, width = images.shape[2:4]
+    rows = torch.arange(height, device=images.device).add(shift[0]).clamp(0, height - 1)
+    columns = torch.arange(width, device=images.device).add(shift[1]).clamp(0, width - 1)
+    return images[:, :, rows][:, :, :, columns]

@@ -3,7 +3,7 @@ import dataclasses
 import pytest
 import torch
 
-from irlvla.model.bev import BirdsEye, BirdsEyeConfig, Lamps, lamp_loss
+from irlvla.model.bev import LAMP_WIDTHS, BirdsEye, BirdsEyeConfig, Lamps, lamp_loss
 from irlvla.model.perception import Perception, PerceptionConfig
 from irlvla.model.vision import ImageEncoder, VisionConfig
 
@@ -121,13 +121,13 @@ def with_lamps(red, generator):
 
 def test_lamps_find_the_one_place_that_tells_wherever_it_is():
     torch.manual_seed(0)
-    lamps, random = Lamps(5, 19, 8), torch.Generator().manual_seed(0)
+    lamps, random = Lamps(19, 8), torch.Generator().manual_seed(0)
     optimiser, views = torch.optim.Adam(lamps.parameters(), lr=0.003), torch.arange(2).expand(32, -1)
     red = torch.arange(32) % 2 == 0
 
     def found(seen):
         with torch.autocast("cpu", torch.bfloat16):
-            fine, valid = lamps.look(seen, views, torch.zeros(32, 2, 5, 4, 8))
+            fine, valid = lamps.look(seen, views)
             return lamps(fine, valid, torch.zeros(*fine.shape[:4], 19))
 
     for _ in range(60):
@@ -144,7 +144,7 @@ def test_lamps_find_the_one_place_that_tells_wherever_it_is():
     _, blind = found(dataclasses.replace(unseen, valid=torch.zeros_like(unseen.valid)))
     assert bool((blind < -20).all())
     # A place says where it is.
-    fine, directions = torch.zeros(2, 2, 4, 5, 53), torch.randn(2, 2, 4, 5, 19)
+    fine, directions = torch.zeros(2, 2, 4, 5, LAMP_WIDTHS[1]), torch.randn(2, 2, 4, 5, 19)
     lamps.hidden.weight.data.zero_()
     lamps.hidden.weight.data[0, 0], lamps.score.weight.data[:] = 1.0, 1.0
     fine[0, 1, 2, 3, 0] = 60.0
@@ -160,5 +160,5 @@ def test_the_lamps_token_is_one_more_answer_and_its_loss_falls_on_the_red_scenes
     assert seen.view.answers.shape[1] == BirdsEyeConfig().queries + 1 and seen.view.lamp.shape == (2,)
     targets = torch.zeros(2, 4, 32, 32)
     targets[0, 3, 10, 16] = 1
-    by_hand = (2 * -torch.nn.functional.logsigmoid(seen.view.lamp[0]) - torch.nn.functional.logsigmoid(-seen.view.lamp[1])) / 2
+    by_hand = (4 * -torch.nn.functional.logsigmoid(seen.view.lamp[0]) - torch.nn.functional.logsigmoid(-seen.view.lamp[1])) / 2
     torch.testing.assert_close(lamp_loss(seen.view.lamp, targets), by_hand)
