@@ -25,7 +25,8 @@ from proof_pages import number, pairs_table, rows_table, table, together  # noqa
 from proof_record import record, write_compact  # noqa: E402
 
 from irlvla.files import json_mapping  # noqa: E402
-from irlvla.recipes import IMITATION_VARIANTS, Recipe, recipe_of  # noqa: E402
+from irlvla.recipes import Recipe, recipe_of  # noqa: E402
+from irlvla.variants import IMITATION_VARIANTS  # noqa: E402
 
 LADDER = ("no_camera", "imitation_pictures", "imitation_birds_eye", "imitation_elements", "imitation_language")
 """Each has one part more than the one before it: ego status, pictures, bird's-eye view, detection and map tokens, semantic tokens."""
@@ -196,7 +197,7 @@ def document(found: Mapping[str, Any]) -> str:
 Written by `{found["command"]}` (with `--write-only` again from `docs/architecture/`); do not edit. Commits {commits}. Seeds
 {found["seeds"]}, {found["scenes"]} test scenes of {found["logs"]} logs, half of them in towns never seen; definition `{found["definition"]}`.
 Imitation alone, no reward world model, no PPO. Intervals (95 %) are paired; they resample logs in each seed, then seeds. What the rows are
-says `IMITATION_VARIANTS` in [recipes.py](../irlvla/recipes.py).
+says `IMITATION_VARIANTS` in [variants.py](../irlvla/variants.py).
 
 ## The bars
 

@@ -29,8 +29,9 @@ from proof_record import CAMERA_ONLY, record, record_demo  # noqa: E402
 
 from irlvla import origin  # noqa: E402
 from irlvla.files import json_mapping  # noqa: E402
-from irlvla.recipes import PPO_VARIANTS, REWARD_VARIANTS, Recipe, judge_of, recipe_of, stage_config  # noqa: E402
+from irlvla.recipes import Recipe, judge_of, recipe_of, stage_config  # noqa: E402
 from irlvla.run import write_json  # noqa: E402
+from irlvla.variants import PPO_VARIANTS, REWARD_VARIANTS  # noqa: E402
 
 CORES = 2
 """So many stages at a time. World and preparing use two processes each, which beside another stage only takes longer."""

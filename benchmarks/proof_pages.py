@@ -10,7 +10,7 @@ from proof_tables import BARE, BARE_PAIRS, PAIRS, SHOWN, Seeds, bars, difference
 
 from irlvla.definitions import EPDMS
 from irlvla.files import json_mapping
-from irlvla.recipes import PPO_VARIANTS
+from irlvla.variants import PPO_VARIANTS
 from irlvla.viewer.gap import Curve, curve_of_probes, gap_figure
 
 Pairs = Sequence[tuple[str, str]]

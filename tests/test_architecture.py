@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from irlvla.evaluate import write_table
-from irlvla.recipes import IMITATION_VARIANTS, default, stage_config, vla
+from irlvla.recipes import default, stage_config, vla
+from irlvla.variants import IMITATION_VARIANTS
 
 from .test_proof import benchmark, proof_stage
 from .test_proof_tables import SCENES, scored

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from irlvla.recipes import IMITATION_VARIANTS, STAGES, default, tiny
+from irlvla.recipes import default, tiny
+from irlvla.variants import IMITATION_VARIANTS, STAGES
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -2,7 +2,8 @@ import dataclasses
 
 import pytest
 
-from irlvla.recipes import PPO_VARIANTS, REWARD_VARIANTS, STAGES, default, judge_of, stage_config
+from irlvla.recipes import default, judge_of, stage_config
+from irlvla.variants import PPO_VARIANTS, REWARD_VARIANTS, STAGES
 
 
 def differing(left, right):
