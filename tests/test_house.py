@@ -16,7 +16,7 @@ ROOMS_OF_FLOORS = (
     "run baselines intervals data world score model",
     "__init__ acceptance camera_only compare doctor evaluate halves inventory learned machine make_world navsim_agent prepare recipes rollout "
     "feature_cache scene_cache nearest_reward reward_models reward_quality run_data score_parts score_summary score_table selection shifted submit "
-    "displacement observed pandaset perceive "
+    "displacement observed pandaset perceive variants "
     "causes interventions cause_quality dry_run export "
     "fact_quality element_quality train trajectory_file cluster workers metric_caches two_stage follow_ups two_stage_plans world_size",
     "viewer",
