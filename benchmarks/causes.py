@@ -12,6 +12,8 @@ tells red lamps from green ones with the pictures as they are, with lamps masked
 """
 
 import argparse
+import json
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +24,6 @@ use_one_thread()
 import numpy as np  # noqa: E402  (after the thread settings)
 import torch  # noqa: E402
 
-from irlvla import origin  # noqa: E402
 from irlvla.cause_quality import THRESHOLDS, cause_quality, cause_table, told_apart  # noqa: E402
 from irlvla.causes import CAUSE_NAMES, Case, CauseConfig, cases, shot  # noqa: E402
 from irlvla.data.features import SensorConfig  # noqa: E402
@@ -62,23 +63,34 @@ def sheet(path: Path, policy: Policy, store: Store, found: dict[str, list[Case]]
     contact_sheet(rows).save(path)
 
 
-def document(
-    options: argparse.Namespace, counts: dict[str, dict[str, int]], tables: list[tuple[str, str, str]], lamps: list[dict[str, Any]]
-) -> str:
-    """The tables as Markdown."""
-    found = "; ".join(f"{name}: {one['scenes']} scenes of {one['logs']} logs" for name, one in counts.items())
-    blocks = [f"## {name}: {what}\n\nMoved by more than {THRESHOLDS[what][0]}.\n\n```\n{lines}\n```\n" for name, what, lines in tables]
+def document(told: Mapping[str, Any]) -> str:
+    """The tables of what a JSON file holds, as Markdown."""
+    found = "; ".join(f"{name}: {one['scenes']} scenes of {one['logs']} logs" for name, one in told["found"].items())
+    blocks = []
+    for name, what in dict.fromkeys((row["policy"], row["answer"]) for row in told["rows"]):
+        rows = [row for row in told["rows"] if (row["policy"], row["answer"]) == (name, what)]
+        threshold = THRESHOLDS[what][0]
+        blocks.append(f"## {name}: {what}\n\nMoved by more than {threshold}.\n\n```\n{cause_table(rows, threshold)}\n```\n")
     apart = []
-    for row in lamps:
+    for row in told["lamps"]:
         shown = [
             f"{row[key]['auc']:.3f} ({row[key]['auc_ci95'][0]:.3f} .. {row[key]['auc_ci95'][1]:.3f})" for key in VERSIONS if row[key]["auc"]
         ]
         apart.append(f"| {row['policy']} | {row['answer']} | {' | '.join(shown)} |")
     return f"""# For the right reasons?
 
-Written by `benchmarks/causes.py`; do not edit. Run `{options.run.name}`, commit `{origin.commit()[:12]}`; {found}. Test scenes of the embedded
-world; what is changed, what counts as the right way and what it is compared with says [method.md](method.md), "Right reasons". Shares are
-per cent of scenes, intervals (95 %) resample logs.
+Written by `{told["command"]}` (with `--write-only` again from causes.json); do not edit. Commit `{told["commit"][:12]}`; {found}. Test scenes
+of the embedded world; what is changed, what counts as the right way and what it is compared with says [method.md](method.md), "Right
+reasons". Shares are per cent of scenes, intervals (95 %) resample logs.
+
+## The bars
+
+More scenes in which the plan or the meta action moves the right way than if as much is masked elsewhere: the difference of the shares, the
+numbers of scenes behind it, and whether the interval of either is above 0.
+
+| policy | cause | changed | scenes | plan | right, wrong (elsewhere) | meta action | right, wrong (elsewhere) | |
+|---|---|---|---:|---:|---:|---:|---:|---|
+{chr(10).join(bars(told["rows"]))}
 
 {chr(10).join(blocks)}
 ## Red lamps told from green ones
@@ -91,9 +103,33 @@ AUC with the pictures as they are, with all lamps masked, and with all of them s
 """
 
 
+def bars(rows: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Lines of the table of bars."""
+    chosen = {
+        (row["policy"], row["cause"], row["intervention"], row["answer"]): row
+        for row in rows
+        if row["control"] == "elsewhere" and row["subset"] == "all" and row["threshold"] == THRESHOLDS[row["answer"]][0]
+    }
+    lines = []
+    for name, cause, changed in dict.fromkeys(key[:3] for key in chosen):
+        cells, met, scenes = [], False, 0
+        for what in ("plan", "action"):
+            row = chosen.get((name, cause, changed, what))
+            if row is None:
+                cells += ["", ""]
+                continue
+            low, high = (100 * end for end in row["gain_ci95"])
+            count = row["counts"]
+            met, scenes = met or low > 0, row["cases"]
+            cells.append(f"{100 * row['gain']:+.1f} ({low:+.1f} .. {high:+.1f})")
+            cells.append(f"{count['right']:.0f}, {count['wrong']:.0f} ({count['right_control']:.1f}, {count['wrong_control']:.1f})")
+        lines.append(f"| {name} | {cause} | {changed} | {scenes} | {' | '.join(cells)} | {'met' if met else '**missed**'} |")
+    return lines
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--run", type=Path, required=True)
+    parser.add_argument("--run", type=Path)
     parser.add_argument("--policy", action="append", help="rows of the run's table, by default imitation")
     parser.add_argument("--store", type=Path, help="by default RUN/stores/test")
     parser.add_argument("--scenes", type=int, help="at most so many for each cause")
@@ -102,7 +138,13 @@ def main() -> None:
     parser.add_argument("--sheet", type=Path, help="write some cases with the first policy's plans here")
     parser.add_argument("--out", type=Path, default=Path("build/causes.json"))
     parser.add_argument("--page", type=Path, help="write the tables here, as Markdown")
+    parser.add_argument("--write-only", action="store_true", help="only write the page, of what --out holds")
     options = parser.parse_args()
+    if options.write_only:
+        options.page.write_text(document(json.loads(options.out.read_text())))
+        return
+    if options.run is None:
+        parser.error("--run is needed")
     torch.set_num_threads(1)
     store = Store(options.store or options.run / "stores" / "test")
     names = options.policy or ["imitation"]
@@ -120,13 +162,12 @@ def main() -> None:
         for name, by_answer in answers(asked, store, some, options.draws, options.seed).items():
             for what, answer in by_answer.items():
                 given.setdefault((name, what), {})[cause] = answer
-    rows, lamps, told_of = [], [], []
+    rows, lamps = [], []
     for (name, what), of_causes in given.items():
         told = cause_quality(of_causes, store.log_names, THRESHOLDS[what])
         rows += [{"policy": name, "answer": what} | row for row in told]
         table = cause_table(told, THRESHOLDS[what][0])
         print(f"\n{name}, {what}: moved by more than {THRESHOLDS[what][0]}, per cent of scenes\n{table}", flush=True)
-        told_of.append((name, what, table))
         if {"red", "green"} <= set(of_causes):
             apart = told_apart(of_causes["red"], of_causes["green"], store.log_names)
             lamps.append({"policy": name, "answer": what, **apart})
@@ -142,9 +183,9 @@ def main() -> None:
         }
         for name, some in found.items()
     }
-    if options.page:
-        options.page.write_text(document(options, counts, told_of, lamps))
     write(options.out, rows, lamps=lamps, scenes=len(store), found=counts, draws=options.draws, seed=options.seed)
+    if options.page:
+        options.page.write_text(document(json.loads(options.out.read_text())))
 
 
 if __name__ == "__main__":

@@ -36,14 +36,20 @@ def seconds(work: Callable[[], object]) -> float:
 
 
 def write(path: Path, rows: list[dict], **about: object) -> None:
-    """Write the rows with commit, machine, threads and what else is to be said about them."""
+    """Write the rows, a line each, with commit, machine, threads and what else is to be said about them."""
     from irlvla.origin import changed_since_commit, command, commit, machine
 
     threads = {name: os.environ.get(name) for name in THREADS}
     values = {"command": command(), "commit": commit(), "changed": changed_since_commit(), "machine": machine(), "threads": threads}
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(values | about | {"rows": rows}, indent=1) + "\n")
+    path.write_text(with_rows(values | about, rows))
     print(f"{path}: commit {values['commit']}{' with changes' if values['changed'] else ''}, {values['machine']['cores']} cores")
+
+
+def with_rows(values: dict, rows: list[dict]) -> str:
+    """JSON of the values, indented, and below "rows" of the rows, one a line."""
+    lines = ",\n".join(f"  {json.dumps(row)}" for row in rows)
+    return f'{json.dumps(values, indent=1)[:-2]},\n "rows": [\n{lines}\n ]\n}}\n'
 
 
 def watched(command: list[str], interval: float = 0.1) -> tuple[float, float, float, str]:

@@ -65,5 +65,28 @@ def test_a_trained_policy_is_asked_and_drawn(benchmark, tmp_path, monkeypatch, c
         and "## imitation: sight" in page
         and "lead   masked   elsewhere" in page
     )
+    assert [line.split(" | ")[1:4] for line in page.splitlines() if line.startswith("| imitation | ") and line.count("|") == 10] == [
+        ["lead", "masked", "1"], ["lead", "removed", "1"], ["red", "masked", "1"], ["red", "swapped", "1"],
+    ]  # fmt: skip
+    (tmp_path / "page.md").unlink()
+    monkeypatch.setattr(sys, "argv", ["causes.py", "--write-only", "--out", str(out), "--page", str(tmp_path / "page.md")])
+    benchmark.main()
+    assert (tmp_path / "page.md").read_text() == page
     with Image.open(sheet) as drawn:
         assert drawn.size[0] > 5 * 352
+
+
+def test_a_bar_counts_the_first_threshold_against_elsewhere(benchmark):
+    row = {
+        "policy": "ppo", "cause": "red", "intervention": "masked", "control": "elsewhere", "subset": "all", "cases": 40,
+        "counts": {"right": 8.0, "wrong": 1.0, "right_control": 0.5, "wrong_control": 0.25},
+    }  # fmt: skip
+    first, second = (benchmark.THRESHOLDS["plan"][index] for index in (0, 1))
+    moved = {"answer": "plan", "threshold": first, "gain": 0.1875, "gain_ci95": [-0.01, 0.3]}
+    more = {"answer": "plan", "threshold": second, "gain": 0.5, "gain_ci95": [0.4, 0.6]}
+    action = {"answer": "action", "threshold": benchmark.THRESHOLDS["action"][0], "gain": 0.1875, "gain_ci95": [0.02, 0.3]}
+    others = [row | moved | {"control": "other_swapped"}, row | moved | {"subset": "alone"}]
+    told = "18.8 (-1.0 .. +30.0) | 8, 1 (0.5, 0.2)"
+    assert benchmark.bars([row | moved, row | more, *others]) == [f"| ppo | red | masked | 40 | +{told} |  |  | **missed** |"]
+    with_action = f"| ppo | red | masked | 40 | +{told} | +18.8 (+2.0 .. +30.0) | 8, 1 (0.5, 0.2) | met |"
+    assert benchmark.bars([row | moved, row | action, *others]) == [with_action]
