@@ -40,7 +40,7 @@ from irlvla.viewer.box_pictures import box_sheet  # noqa: E402
 from irlvla.viewer.plan_pictures import contact_sheet, shown_scene  # noqa: E402
 from irlvla.viewer.plan_pictures import page as scene_page  # noqa: E402
 
-POLICIES = ("ego_mlp", "no_camera", "imitation", "ppo")
+POLICIES = ("ego_mlp", "no_camera", "imitation_main", "imitation", "ppo")
 DRAWN_POLICIES = ("imitation", "ppo")
 BLACK = " (black pictures)"
 BEGIN, END = "<!-- table: begin (benchmarks/pandaset.py --page) -->", "<!-- table: end -->"

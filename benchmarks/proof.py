@@ -102,7 +102,8 @@ def main(
         record_demo(demo, docs)
     command = "make results"
     if recipe != "default":
-        readme, command = None, f"python benchmarks/proof.py --recipe {recipe} --docs docs/{docs.name}"
+        part = "" if only is None else f" --only {only}"
+        readme, command = None, f"python benchmarks/proof.py --recipe {recipe}{part} --runs runs/{runs.name} --docs docs/{docs.name}"
     if write_only:
         write_pages(docs, readme, command)
         return

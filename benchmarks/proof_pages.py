@@ -1,5 +1,6 @@
 """docs/results.md, docs/results.json and README's table, from what docs/results holds."""
 
+import re
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +43,7 @@ def write_pages(docs: Path, readme: Path | None, command: str = "make results") 
     seeds = sorted(int(path.stem) for path in docs.glob("*.npz"))
     if not seeds:
         raise SystemExit(f"nothing is recorded in {docs}")
-    found = proof_numbers(docs, seeds) | {"command": command}
+    found = proof_numbers(docs, seeds) | {"command": command, "folder": docs.name}
     write_compact(docs.with_suffix(".json"), found)
     gaps = gap_curves(rows_about(docs))
     if gaps:
@@ -305,7 +306,8 @@ def document(found: Mapping[str, Any]) -> str:
     stopped = [f"- `{one['run']}{one['policy']}`, seed {one['seed']}: {one['reason']}" for one in found["stopped"]]
     changed = f" Made from a changed checkout: {', '.join(found['changed_since_commit'])}." if found["changed_since_commit"] else ""
     empty = "Not run yet."
-    return f"""# Results
+    recipe = re.search(r"--recipe (\S+)", found["command"])
+    return f"""# Results{f" of recipe {recipe[1]}" if recipe else ""}
 
 Written by `{found["command"]}` (`benchmarks/proof.py`; with `--write-only` again from the folder beside this page, which holds the
 scores of every scene); do not edit. Commits {commits}.{changed}
@@ -370,7 +372,7 @@ What the reward says of the deployed plans less what is true, and the truth, on 
 refits, with pessimism; and provoked (`ppo_unheld`: no cloning, five times the learning rate), alone, with each remedy, and with the
 guards on.
 
-![The hacking gap over PPO's iterations](results/gap.png)
+![The hacking gap over PPO's iterations]({found['folder']}/gap.png)
 
 ## Guards
 
