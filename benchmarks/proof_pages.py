@@ -372,7 +372,7 @@ What the reward says of the deployed plans less what is true, and the truth, on 
 refits, with pessimism; and provoked (`ppo_unheld`: no cloning, five times the learning rate), alone, with each remedy, and with the
 guards on.
 
-![The hacking gap over PPO's iterations]({found['folder']}/gap.png)
+![The hacking gap over PPO's iterations]({found["folder"]}/gap.png)
 
 ## Guards
 
