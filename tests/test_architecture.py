@@ -78,7 +78,7 @@ def test_the_page_is_written_from_what_was_recorded(tmp_path):
         in text
     )
     assert "| imitation_birds_eye - imitation_pictures | 10.0 | 10.0 .. 10.0 | helps |" in text
-    assert "| longest run of an ablation: at most 240 s | 50 s |  | met |" in text
+    assert "| longest run of an ablation, by the clock and beside other stages: at most 240 s | 50 s |  | met |" in text
     assert "imitation_elements" not in text and "| imitation_language | 12.5 |" in text
     assert "25.0 % malformed, 50.0 % right in every fact" in text and "| red light | 4 | 3 | 66.7 | 50.0 |" in text
     assert "| turn left | 4 | 3 |  | 50.0 |" in text and found["wall_seconds"] == {"31": {"imitation_language": 50.0}}
