@@ -148,7 +148,14 @@ def bars(found: Mapping[str, Any]) -> list[list[str]]:
             lines.append([f"{before} - {after}", number(gain["difference"]), f"{low:.1f} .. {high:.1f}", verdict])
     seconds = [one[name] for one in found["wall_seconds"].values() for name in IMITATION_VARIANTS if name in one]
     if seconds:
-        lines.append(["longest run of an ablation, by the clock and beside other stages: at most 240 s", f"{max(seconds):.0f} s", "", said(max(seconds) <= 240)])
+        lines.append(
+            [
+                "longest run of an ablation, by the clock and beside other stages: at most 240 s",
+                f"{max(seconds):.0f} s",
+                "",
+                said(max(seconds) <= 240),
+            ]
+        )
     return lines
 
 
