@@ -63,6 +63,9 @@ def main(
     if write_only:
         write_page(docs)
         return
+    unknown = [name for name in rows if name not in IMITATION_VARIANTS]
+    if unknown:
+        raise SystemExit(f"no rows of IMITATION_VARIANTS: {', '.join(unknown)}; `imitation` and the controls are always there")
     names = rows or tuple(name for name in IMITATION_VARIANTS if pretrained or name not in PRETRAINED)
     runs, recipes = runs.resolve(), {seed: recipe_of(recipe, seed) for seed in seeds}
     stages = [stage for seed in seeds for stage in stages_of_seed(runs / str(seed), recipes[seed], test_logs, names)]

@@ -84,3 +84,9 @@ def test_the_page_is_written_from_what_was_recorded(tmp_path):
     assert "| turn left | 4 | 3 |  | 50.0 |" in text and found["wall_seconds"] == {"31": {"imitation_language": 50.0}}
     with pytest.raises(SystemExit, match="nothing is recorded"):
         architecture.write_page(tmp_path / "nothing")
+
+
+def test_a_row_that_is_no_variant_is_refused_before_anything_runs(tmp_path):
+    with pytest.raises(SystemExit, match="no rows of IMITATION_VARIANTS: imitation, ego_mlp;"):
+        architecture.main(runs=tmp_path / "runs", rows=["imitation", "ego_mlp"])
+    assert not (tmp_path / "runs").exists()
